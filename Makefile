@@ -1,0 +1,67 @@
+# One-line help stands behind each target; `make` alone prints it.
+SHELL := /bin/sh
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL_SELF := $(PIP) install --no-deps --no-build-isolation --editable .
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test e2e bench check generate baseline format lint lock clean
+
+help:  ## print this help
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml
+	@echo "setting up $(VENV) (once; needs Python 3.11)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes --requirement requirements/run.txt
+	@$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml
+	@echo "setting up $(VENV) for development (once; needs Python 3.11)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(INSTALL_SELF)
+	@touch $(VENV)/run.stamp $@
+
+setup: $(VENV)/dev.stamp  ## install everything that development needs into .venv
+
+run: $(VENV)/run.stamp  ## start inference, trainer and gateway here; Ctrl-C stops them
+	@exec $(BIN)/moodfood up
+
+test: $(VENV)/dev.stamp  ## run every test
+	@$(BIN)/pytest
+
+e2e: $(VENV)/dev.stamp  ## run only the tests that start the real processes
+	@$(BIN)/pytest tests/e2e
+
+bench: $(VENV)/dev.stamp  ## measure the time of a query and of a retrain; takes ARGS="--examples FILE"
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+check: lint  ## everything CI checks before the tests: format, lint, types, imports, protos, stubs
+	@$(BIN)/python -m scripts.generate_stubs --check
+	@$(BIN)/python -m scripts.check_protos
+
+lint: $(VENV)/dev.stamp  ## format check, lint, types and import rules
+	@$(BIN)/ruff format --check --quiet services tests scripts benchmarks
+	@$(BIN)/ruff check --quiet services tests scripts benchmarks
+	@$(BIN)/mypy --no-error-summary services tests scripts benchmarks
+	@$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+
+format: $(VENV)/dev.stamp  ## format the code
+	@$(BIN)/ruff format --quiet services tests scripts benchmarks
+	@$(BIN)/ruff check --fix --quiet services tests scripts benchmarks
+
+generate: $(VENV)/dev.stamp  ## generate the stubs in gen/ from proto/
+	@$(BIN)/python -m scripts.generate_stubs
+
+baseline: $(VENV)/dev.stamp  ## accept the present protos as the released contract
+	@$(BIN)/python -m scripts.check_protos --accept
+
+lock: $(VENV)/dev.stamp  ## pin the dependencies of requirements/*.in anew, with hashes
+	@$(BIN)/python scripts/lock_requirements.py
+
+clean:  ## remove .venv and everything that running left in models/ and data/
+	@rm -rf $(VENV) models/mood_food data/logs data/feedback data/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,244 @@
+"""The commands: arguments in, one call, result out.
+
+Imports that take seconds (scikit-learn) or that one command needs (honcho) stand in the commands that use them.
+"""
+
+import getpass
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from moodfood.trainer.v1 import trainer_pb2
+
+from services.cli import operating
+from services.cli.output import (
+    REFUSED,
+    fail,
+    one_line_errors,
+    plain,
+    print_facts,
+    print_json,
+    print_table,
+    progress_bar,
+)
+from services.cli.settings import Settings
+
+app = typer.Typer(
+    name="moodfood",
+    help="Text classifiers that keep learning while they serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Models = Annotated[
+    Path | None, typer.Option("--models", help="The model repository; MOODFOOD_MODELS_DIR if not given.")
+]
+Model = Annotated[str | None, typer.Option("--model", help="Name of the model; MOODFOOD_MODEL if not given.")]
+Examples = Annotated[list[Path], typer.Option("--examples", help='JSON lines of {"text": "...", "labels": ["..."]}.')]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+
+MULTIPLE = "--examples"
+
+
+@app.command()
+def up() -> None:
+    """Start inference, trainer and gateway here and stop them together."""
+    from services.cli.up import start_everything
+
+    raise typer.Exit(start_everything(Settings()))
+
+
+@app.command()
+def train(
+    examples: Examples,
+    taxonomy: Annotated[Path | None, typer.Option("--taxonomy", help="Labels that exist.")] = None,
+    held_out: Annotated[Path | None, typer.Option("--held-out", help="Examples for evaluation only.")] = None,
+    golden: Annotated[Path | None, typer.Option("--golden", help="Queries that must be answered right.")] = None,
+    models: Models = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Train, validate and register a version from files, without servers. Exits with 2 when the gate refuses it."""
+    from services.cli import learning
+
+    settings = Settings()
+    with one_line_errors():
+        summary = learning.train(
+            examples, taxonomy, held_out, golden, models or settings.models_dir, model or settings.model
+        )
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts({name: value for name, value in summary.items() if name != "rules"})
+        print_table(
+            ("rule", "passed", "numbers"),
+            [(rule["name"], "yes" if rule["passed"] else "NO", rule["detail"]) for rule in summary["rules"]],
+        )
+    if not summary["promoted"]:
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def evaluate(
+    examples: Examples,
+    models: Models = None,
+    model: Model = None,
+    version: Annotated[int, typer.Option("--version", min=0, help="0 is the champion.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a version on examples: accuracy, macro-F1, recall@3 and microseconds per query."""
+    from services.cli import learning
+
+    settings = Settings()
+    with one_line_errors():
+        summary = learning.evaluate_version(models or settings.models_dir, model or settings.model, examples, version)
+    print_json(summary) if as_json else print_facts(summary)
+
+
+@app.command()
+def classify(
+    texts: Annotated[list[str], typer.Argument(help="What somebody says about how they feel.")],
+    top_k: Annotated[int, typer.Option("--top-k", min=1, max=100)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Ask the running inference service for the intents of one text or several."""
+    with one_line_errors(), grpc.insecure_channel(Settings().inference) as channel:
+        answer = operating.classify(channel, texts, top_k)
+    if as_json:
+        print_json(plain(answer))
+        return
+    for text, each in zip(texts, answer.classifications, strict=True):
+        print_table((text, f"version {each.model_version}"), [(i.label, i.confidence) for i in each.intents])
+
+
+@app.command()
+def retrain(
+    force: Annotated[bool, typer.Option("--force", help="Also when a scheduled run is not due.")] = False,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Promote nothing.")] = False,
+    cron: Annotated[bool, typer.Option("--cron", help="Run only when retraining is due.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Retrain in the running trainer and follow the run. Exits with 2 when the gate refuses the challenger."""
+    trigger = trainer_pb2.TRIGGER_CRON_TRIGGERED if cron else trainer_pb2.TRIGGER_MANUAL
+    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel, progress_bar() as progress:
+        task = progress.add_task("start", total=100)
+
+        def show(run: trainer_pb2.TrainingRun) -> None:
+            stage = trainer_pb2.RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower()
+            progress.update(task, description=stage, completed=run.percent)
+
+        run = operating.retrain(channel, trigger, force, validate_only, show)
+    del run.evaluation.labels[:]
+    state = trainer_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+    if as_json:
+        print_json(plain(run))
+    else:
+        reasons = "; ".join(run.reasons)
+        print_facts({"run": run.run_id, "state": state, "version": run.version, "reasons": reasons})
+    if run.state == trainer_pb2.RUN_STATE_REJECTED:
+        raise typer.Exit(REFUSED)
+    if run.state not in {trainer_pb2.RUN_STATE_SUCCEEDED, trainer_pb2.RUN_STATE_SKIPPED}:
+        fail(f"the run {state}: {'; '.join(run.reasons)}")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say what serves and whether retraining is due."""
+    settings = Settings()
+    with one_line_errors():
+        with grpc.insecure_channel(settings.trainer) as channel:
+            training = operating.status(channel)
+        with grpc.insecure_channel(settings.inference) as channel:
+            serving = operating.model_status(channel)
+    if as_json:
+        print_json({"retrain_status": plain(training), "model_status": plain(serving)})
+        return
+    print_facts(
+        {
+            "model": serving.model,
+            "version": serving.version or "none, the keyword stage answers",
+            "labels": serving.label_count,
+            "next retrain": training.next_retrain_recommended,
+            "new samples": training.logged_data_status.sample_count,
+            "running": f"{training.running.run_id} {training.running.percent} %" if training.running.run_id else "no",
+        }
+    )
+
+
+@app.command()
+def versions(as_json: Json = False) -> None:
+    """List the versions in the registry, newest first."""
+    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
+        answer = operating.versions(channel)
+    if as_json:
+        print_json(plain(answer))
+        return
+    print_table(
+        ("version", "state", "accuracy", "macro-F1", "recall@3", "registered (UTC)"),
+        [
+            (
+                each.version,
+                trainer_pb2.VersionState.Name(each.state).removeprefix("VERSION_STATE_").lower(),
+                each.accuracy,
+                each.macro_f1,
+                each.recall_at_3,
+                each.created_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+            )
+            for each in answer.versions
+        ],
+    )
+
+
+@app.command()
+def rollback(reason: Reason = "", as_json: Json = False) -> None:
+    """Bring the former champion back on every replica."""
+    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
+        answer = operating.roll_back(channel, getpass.getuser(), reason)
+    if as_json:
+        print_json(plain(answer))
+        return
+    print_facts({"version": answer.champion.version, "generation": answer.champion.generation})
+
+
+@app.command(name="import-examples")
+def import_examples(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines of labelled examples.")], as_json: Json = False
+) -> None:
+    """Give the running trainer labelled examples: all of them, or none when one is bad."""
+    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel, progress_bar() as progress:
+        task = progress.add_task("import", total=100)
+        answer = operating.import_examples(channel, files, lambda done: progress.update(task, completed=done))
+    if as_json:
+        print_json(plain(answer))
+    else:
+        print_facts({"imported": answer.imported})
+    if answer.errors:
+        first = answer.errors[0]
+        fail(f"example {first.line}: {first.field}: {first.description} ({len(answer.errors)} bad; none imported)")
+
+
+def repeated(arguments: Sequence[str]) -> list[str]:
+    """Let `--examples a b` mean `--examples a --examples b`, which the parser below does not know."""
+    result: list[str] = []
+    repeating = False
+    for index, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            repeating = argument == MULTIPLE
+        elif repeating and arguments[index - 1] != MULTIPLE:
+            result.append(MULTIPLE)
+        result.append(argument)
+    return result
+
+
+def main() -> None:
+    """Run the command line."""
+    app(repeated(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""How results and errors are shown: JSON on standard output when asked for, else tables; errors in one line."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from services.trainer.errors import TrainerError
+
+FAILED = 1
+REFUSED = 2
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values with the proto's field names."""
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print names and values below each other."""
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console().print(table)
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar on standard error, so that standard output holds only results."""
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what the user can mend into one line on standard error and exit status 1."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        fail(rpc_problem(error))
+    except (TrainerError, OSError) as error:
+        fail(str(error))
+
+
+def fail(problem: str) -> None:
+    """Print a problem and end."""
+    print(f"moodfood: {problem}", file=sys.stderr)  # noqa: T201 - the command's output
+    raise typer.Exit(FAILED)
+
+
+def rpc_problem(error: grpc.RpcError) -> str:
+    """Return what a service answered, or that it did not."""
+    code, details = error.code(), error.details() or ""
+    if code == grpc.StatusCode.UNAVAILABLE and "moodfood" not in details:
+        return "a service cannot be reached; start it with `moodfood up` or set MOODFOOD_HOST and the ports"
+    return f"{code.name}: {details}"

@@ -1,0 +1,1 @@
+"""REST in, gRPC out; it owns no rule of the business."""

@@ -1,0 +1,1 @@
+"""Serves ONNX-exported classifiers and swaps them without losing a request."""

@@ -1,0 +1,67 @@
+"""Starts the inference service: the only place that reads its environment and wires its objects."""
+
+import asyncio
+import contextlib
+
+import structlog
+import uvloop
+from moodfood.inference.v1 import inference_pb2_grpc
+from pydantic import ValidationError
+
+from services.inference.cascade import Stage, StageKind
+from services.inference.catalogue import load_catalogue
+from services.inference.errors import BrokenData
+from services.inference.keywords import KeywordClassifier
+from services.inference.loader import Loader
+from services.inference.query_log import QueryLog
+from services.inference.recommendation import Recommender
+from services.inference.reload import ModelHolder
+from services.inference.repository import ModelRepository
+from services.inference.servicer import SERVICE_NAME, InferenceServicer
+from services.inference.settings import Settings
+from services.inference.status import ERROR_TABLE
+from services.inference.taxonomy import load_taxonomy
+from services.transport.logs import configure_logs
+from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+
+_log = structlog.get_logger()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal comes."""
+    taxonomy = load_taxonomy(settings.taxonomy_path)
+    recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
+    keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
+    repository = ModelRepository(settings.models_dir, settings.model)
+    holder = ModelHolder(repository, Loader(repository, keyword_stage, len(taxonomy.entries)))
+    query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
+
+    server = build_server(ERROR_TABLE)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceServicer(settings.model, holder, repository, recommender, query_log), server
+    )
+    port = bind(server, settings.host, settings.inference_port, "MOODFOOD_INFERENCE_PORT")
+    await holder.converge()
+    query_log.start()
+    stop = await start(server, [SERVICE_NAME])
+    following = asyncio.create_task(holder.follow_alias())
+    _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
+
+    signal_name = await until_signal()
+    _log.info("inference stopping", signal=signal_name)
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    await stop()
+    query_log.close()
+
+
+def main() -> None:
+    """Run the service."""
+    settings = Settings()
+    configure_logs(settings.log_level)
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    exit_on_setup_errors(main, BrokenData, ValidationError, ValueError)

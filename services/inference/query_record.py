@@ -1,0 +1,26 @@
+"""The form of one answered query in the query log: a moodfood.events.v1.QueryRecord as one line of JSON."""
+
+from datetime import UTC, datetime
+
+from google.protobuf import json_format
+from moodfood.events.v1.events_pb2 import QueryRecord
+
+from services.inference.cascade import Outcome
+
+
+def query_record_line(query_id: str, at: float, text: str, outcome: Outcome, model_version: int, seconds: float) -> str:
+    """Return the record as JSON without a line end; `at` is in seconds since the epoch."""
+    record = QueryRecord(
+        event="query",
+        query_id=query_id,
+        text=text,
+        stage=outcome.kind.value,
+        model_version=model_version,
+        latency_micros=round(seconds * 1e6),
+    )
+    record.at.FromDatetime(datetime.fromtimestamp(at, UTC))
+    for intent in outcome.intents:
+        record.labels.add(label=intent.label, confidence=round(intent.confidence, 4))
+    return json_format.MessageToJson(
+        record, preserving_proto_field_name=True, indent=None, always_print_fields_with_no_presence=True
+    )

@@ -1,0 +1,71 @@
+"""Reads the model registry's files: the champion alias and a version's manifest and graph. Never writes."""
+
+import hashlib
+from pathlib import Path
+
+from google.protobuf import json_format
+from moodfood.registry.v1.manifest_pb2 import ChampionAlias, FileChecksum, Manifest
+
+from services.inference.errors import ModelRejected, ModelVersionNotFound
+
+MANIFEST_FILE = "manifest.json"
+GRAPH_FILE = "model.onnx"
+
+
+class ModelRepository:
+    """The folder models/<model>. Holds no state, so it is safe to share."""
+
+    def __init__(self, models_dir: Path, model: str) -> None:
+        self._folder = models_dir / model
+        self._model = model
+
+    def champion(self) -> ChampionAlias | None:
+        """Return the alias, or None while there is none or it cannot be read."""
+        try:
+            text = (self._folder / "champion").read_text(encoding="utf-8")
+            return json_format.Parse(text, ChampionAlias(), ignore_unknown_fields=True)
+        except (OSError, ValueError, json_format.ParseError):
+            return None
+
+    def read(self, version: int) -> tuple[Manifest, bytes]:
+        """Return a version's manifest and its graph, each checked against the other.
+
+        Raises:
+            ModelVersionNotFound: no such folder.
+            ModelRejected: unreadable manifest, wrong identity, missing file, wrong size or checksum.
+
+        """
+        folder = self._folder / str(version)
+        if version < 1 or not folder.is_dir():
+            raise ModelVersionNotFound(version)
+        manifest = self._manifest(folder, version)
+        contents = {listed.path: self._checked(folder, version, listed) for listed in manifest.files}
+        if GRAPH_FILE not in contents:
+            raise ModelRejected(version, "manifest", f"it does not list {GRAPH_FILE}")
+        return manifest, contents[GRAPH_FILE]
+
+    def _manifest(self, folder: Path, version: int) -> Manifest:
+        try:
+            text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+            manifest = json_format.Parse(text, Manifest(), ignore_unknown_fields=True)
+        except (OSError, ValueError, json_format.ParseError) as error:
+            raise ModelRejected(version, "manifest", "manifest.json cannot be read") from error
+        if manifest.version != version or manifest.model != self._model:
+            raise ModelRejected(
+                version, "identity", f"the manifest is of {manifest.model!r} version {manifest.version}"
+            )
+        return manifest
+
+    def _checked(self, folder: Path, version: int, listed: FileChecksum) -> bytes:
+        path = listed.path
+        if Path(path).name != path:
+            raise ModelRejected(version, "manifest", f"{path!r} is not a file of the version's folder")
+        try:
+            content = (folder / path).read_bytes()
+        except OSError as error:
+            raise ModelRejected(version, "files", f"{path} cannot be read") from error
+        if len(content) != listed.size_bytes:
+            raise ModelRejected(version, "size", f"{path} has {len(content)} bytes, not those of the manifest")
+        if hashlib.sha256(content).hexdigest() != listed.sha256:
+            raise ModelRejected(version, "checksum", f"the SHA-256 of {path} is not the manifest's")
+        return content

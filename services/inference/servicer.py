@@ -1,0 +1,202 @@
+"""Translates between the proto contract and the domain; every method reads: translate in, call, translate out."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from moodfood.inference.v1 import inference_pb2 as pb
+from moodfood.inference.v1 import inference_pb2_grpc
+
+from services.inference.cascade import Outcome, StageKind, answer
+from services.inference.errors import InvalidQuery
+from services.inference.query_log import QueryLog
+from services.inference.query_record import query_record_line
+from services.inference.recommendation import RankedDish, Recommender
+from services.inference.reload import ModelHolder
+from services.inference.repository import ModelRepository
+from services.inference.servable import Servable
+from services.inference.text import check_query
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+MAX_BATCH_TEXTS = 256
+MAX_TOP_K = 100
+MAX_DISHES = 50
+MAX_CONTEXT_CHARS = 200
+DEFAULT_TOP_K = 5
+DEFAULT_DISHES = 5
+
+_STAGES = {
+    StageKind.LINEAR: pb.STAGE_LINEAR,
+    StageKind.TRANSFORMER: pb.STAGE_TRANSFORMER,
+    StageKind.KEYWORD: pb.STAGE_KEYWORD,
+}
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """`moodfood.inference.v1.InferenceService`."""
+
+    def __init__(
+        self,
+        model: str,
+        holder: ModelHolder,
+        repository: ModelRepository,
+        recommender: Recommender,
+        query_log: QueryLog,
+    ) -> None:
+        self._model = model
+        self._holder = holder
+        self._repository = repository
+        self._recommender = recommender
+        self._query_log = query_log
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
+        """Rank the labels for one query."""
+        check_query(request.text)
+        top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
+        return pb.ClassifyResponse(classification=self._classify([request.text], top_k)[0])
+
+    async def BatchClassify(self, request: pb.BatchClassifyRequest, context: Any) -> pb.BatchClassifyResponse:
+        """Rank the labels for several queries."""
+        if not 1 <= len(request.texts) <= MAX_BATCH_TEXTS:
+            raise InvalidQuery("texts", f"has {len(request.texts)} entries; send 1 to {MAX_BATCH_TEXTS}")
+        for index, text in enumerate(request.texts):
+            check_query(text, f"texts[{index}]")
+        top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
+        return pb.BatchClassifyResponse(classifications=self._classify(request.texts, top_k))
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:
+        """Rank the labels, then the dishes."""
+        check_query(request.text)
+        top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
+        max_dishes = bounded(request.max_dishes, DEFAULT_DISHES, MAX_DISHES, "max_dishes")
+        user_context = checked_context(request.context)
+        # Known before the query is answered and logged, so that a bad restriction leaves no trace.
+        self._recommender.check_restrictions(request.context.dietary_restrictions)
+        servable, began = self._holder.current, time.perf_counter()
+        (outcome,) = answer([request.text], servable.stages, top_k)
+        dishes = self._recommender.recommend(
+            request.text, outcome.intents, user_context, request.context.dietary_restrictions, max_dishes
+        )
+        classification = self._classification(request.text, outcome, servable, time.perf_counter() - began)
+        return pb.RecommendResponse(
+            classification=classification, recommendations=[recommendation(each) for each in dishes]
+        )
+
+    async def ReloadModel(self, request: pb.ReloadModelRequest, context: Any) -> pb.ReloadModelResponse:
+        """Swap to a version, or say why not."""
+        for field in ("version", "generation"):
+            if getattr(request, field) < 0:
+                raise InvalidQuery(field, "is negative; versions and generations start at 1")
+        reloaded = await self._holder.reload(request.version, request.generation)
+        return pb.ReloadModelResponse(
+            version=reloaded.version,
+            previous_version=reloaded.previous_version,
+            already_serving=reloaded.already_serving,
+            load_time=duration(reloaded.load_seconds),
+        )
+
+    async def GetModelStatus(self, request: pb.GetModelStatusRequest, context: Any) -> pb.GetModelStatusResponse:
+        """Say what is serving."""
+        servable, alias = self._holder.current, self._repository.champion()
+        return pb.GetModelStatusResponse(
+            model=self._model,
+            version=servable.version,
+            generation=servable.generation,
+            champion_version=alias.version if alias else 0,
+            loaded_at=timestamp(servable.loaded_at) if servable.loaded_at else None,
+            stages=[_STAGES[stage.kind] for stage in servable.stages],
+            label_count=servable.label_count,
+            last_reload_error=self._holder.last_error,
+            min_confidence=servable.min_confidence,
+        )
+
+    async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:
+        """Say how the query log is doing."""
+        stats = self._query_log.stats()
+        last_written_at = stats.last_written_at
+        return pb.GetQueryLogStatsResponse(
+            written=stats.written,
+            dropped=stats.dropped,
+            pending=stats.pending,
+            file_bytes=stats.file_bytes,
+            rotated_files=stats.rotated_files,
+            last_written_at=timestamp(datetime.fromtimestamp(last_written_at, UTC)) if last_written_at else None,
+        )
+
+    def _classify(self, texts: Sequence[str], top_k: int) -> list[pb.Classification]:
+        servable, began = self._holder.current, time.perf_counter()
+        outcomes = answer(texts, servable.stages, top_k)
+        seconds_each = (time.perf_counter() - began) / len(texts)
+        return [
+            self._classification(text, outcome, servable, seconds_each)
+            for text, outcome in zip(texts, outcomes, strict=True)
+        ]
+
+    def _classification(self, text: str, outcome: Outcome, servable: Servable, seconds: float) -> pb.Classification:
+        query_id, at = uuid.uuid4().hex, time.time()
+        self._query_log.add(lambda: query_record_line(query_id, at, text, outcome, servable.version, seconds))
+        return pb.Classification(
+            query_id=query_id,
+            intents=[pb.Intent(label=each.label, confidence=each.confidence) for each in outcome.intents],
+            stage=_STAGES[outcome.kind],
+            model_version=servable.version,
+            passed=[pb.PassedStage(stage=_STAGES[each.kind], reason=each.reason) for each in outcome.passed],
+            latency=duration(seconds),
+        )
+
+
+def bounded(asked: int, default: int, highest: int, field: str) -> int:
+    """Return the asked number, or the default for 0.
+
+    Raises:
+        InvalidQuery: negative or above the highest.
+
+    """
+    if not 0 <= asked <= highest:
+        raise InvalidQuery(field, f"is {asked}; use 1 to {highest}, or 0 for {default}")
+    return asked or default
+
+
+def checked_context(context: pb.UserContext) -> dict[str, str]:
+    """Return the free-text fields of the context that are set.
+
+    Raises:
+        InvalidQuery: a field is too long.
+
+    """
+    said = {"time_of_day": context.time_of_day, "weather": context.weather, "mood": context.mood}
+    for field, text in said.items():
+        if len(text) > MAX_CONTEXT_CHARS:
+            raise InvalidQuery(f"context.{field}", f"is longer than {MAX_CONTEXT_CHARS} characters")
+    return {field: text for field, text in said.items() if text}
+
+
+def recommendation(ranked: RankedDish) -> pb.Recommendation:
+    """Translate one dish."""
+    dish = ranked.dish
+    return pb.Recommendation(
+        food_name=dish.name,
+        food_category=dish.category,
+        food_region=dish.region,
+        food_culture=dish.culture,
+        food_tags=dish.tags,
+        score=round(ranked.score, 4),
+        reasoning=ranked.reasoning,
+        diets=sorted(dish.diets),
+    )
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Translate a time span."""
+    return duration_pb2.Duration(nanos=int(seconds % 1 * 1e9), seconds=int(seconds))
+
+
+def timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    """Translate a UTC moment."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

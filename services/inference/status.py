@@ -1,0 +1,25 @@
+"""Which gRPC status each exception of the service becomes."""
+
+from grpc import StatusCode
+
+from services.inference import errors
+from services.transport.errors import ErrorTable, Row
+
+ERROR_TABLE: ErrorTable = {
+    errors.InvalidQuery: Row(
+        StatusCode.INVALID_ARGUMENT,
+        "INVALID_QUERY",
+        violations=lambda error: {error.field: error.problem},
+    ),
+    errors.ModelVersionNotFound: Row(
+        StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", facts=lambda error: {"version": str(error.version)}
+    ),
+    errors.ModelRejected: Row(
+        StatusCode.FAILED_PRECONDITION,
+        "MODEL_REJECTED",
+        facts=lambda error: {"version": str(error.version), "check": error.check},
+    ),
+    errors.ReloadInProgress: Row(StatusCode.ABORTED, "RELOAD_IN_PROGRESS"),
+    errors.NothingLoaded: Row(StatusCode.UNAVAILABLE, "NOTHING_LOADED"),
+    errors.BrokenData: Row(StatusCode.FAILED_PRECONDITION, "BROKEN_DATA"),
+}

@@ -1,0 +1,97 @@
+"""Starts the trainer: the only place that reads its environment and wires its objects."""
+
+from pathlib import Path
+
+import structlog
+import uvloop
+from google.longrunning import operations_grpc_pb2
+from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from pydantic import ValidationError
+
+from services.trainer.champion import Champion
+from services.trainer.errors import BrokenData, StorageFailed
+from services.trainer.event_log import EventLog
+from services.trainer.feedback import FeedbackStore
+from services.trainer.intake import Intake
+from services.trainer.operations import OperationsServicer
+from services.trainer.plan import Plan
+from services.trainer.query_index import QueryIndex
+from services.trainer.registry import ModelRegistry
+from services.trainer.retrainer import Retrainer
+from services.trainer.retraining_status import RetrainingStatus
+from services.trainer.run_store import RunStore
+from services.trainer.servicer import SERVICE_NAME, TrainerServicer
+from services.trainer.settings import Settings
+from services.trainer.status import ERROR_TABLE
+from services.trainer.taxonomy import load_taxonomy_labels
+from services.transport.logs import configure_logs
+from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+
+_log = structlog.get_logger()
+
+
+def plan_for(settings: Settings, run_id: str) -> Plan:
+    """Return what a run works on."""
+    examples = settings.examples_dir
+    return Plan(
+        models_dir=str(settings.models_dir),
+        model=settings.model,
+        keep_versions=settings.keep_versions,
+        seed_files=tuple(str(path) for path in sorted((examples / "train").glob("*.jsonl"))),
+        held_out_file=_if_there(examples / "held_out.jsonl"),
+        golden_file=_if_there(examples / "golden.jsonl"),
+        taxonomy_file=str(settings.taxonomy_path),
+        feedback_file=str(settings.feedback_path),
+        run_id=run_id,
+    )
+
+
+def _if_there(path: Path) -> str:
+    return str(path) if path.is_file() else ""
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal comes."""
+    registry = ModelRegistry(settings.models_dir, settings.model, settings.keep_versions)
+    store = RunStore(settings.runs_dir)
+    feedback = FeedbackStore(settings.feedback_path)
+    champion = Champion(registry, settings.targets)
+    retrainer = Retrainer(
+        store,
+        registry,
+        champion,
+        EventLog(settings.query_log_path, settings.retrain_log_path),
+        lambda run_id: plan_for(settings, run_id),
+        settings.runs_dir / ".lock",
+    )
+    intake = Intake(feedback, QueryIndex(settings.query_log_path), load_taxonomy_labels(settings.taxonomy_path).names)
+    status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days)
+
+    server = build_server(ERROR_TABLE)
+    trainer_pb2_grpc.add_TrainerServiceServicer_to_server(
+        TrainerServicer(retrainer, store, registry, champion, intake, status), server
+    )
+    operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
+    port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
+    await retrainer.recover()
+    stop = await start(server, [SERVICE_NAME, "google.longrunning.Operations"])
+    _log.info("trainer serving", address=f"{settings.host}:{port}")
+    if registry.champion() is None:
+        run = await retrainer.start(trainer_pb2.TRIGGER_FIRST_MODEL)
+        _log.info("the registry is empty: training the first model", run=run.run_id)
+
+    signal_name = await until_signal()
+    _log.info("trainer stopping", signal=signal_name)
+    await retrainer.close()
+    await stop()
+
+
+def main() -> None:
+    """Run the service."""
+    settings = Settings()
+    configure_logs(settings.log_level)
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    exit_on_setup_errors(main, BrokenData, StorageFailed, ValidationError, ValueError)

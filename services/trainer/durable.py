@@ -1,0 +1,80 @@
+"""Writes that survive a kill at any moment: whole files by rename, lines by appending to a file that is synced."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from services.trainer.errors import StorageFailed
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and wait until it is on disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        StorageFailed: nothing was changed.
+
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StorageFailed(f"cannot write {path.name}: {error.strerror}") from error
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append lines with one write and wait until they are on disk; a torn line before them is closed first.
+
+    Raises:
+        StorageFailed: none of the lines counts as written; what a full disk left of them is cut off again.
+
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            content = ("\n" if torn else "").encode() + "".join(f"{line}\n" for line in lines).encode()
+            if os.write(descriptor, content) != len(content):
+                os.ftruncate(descriptor, size)
+                raise StorageFailed(f"cannot append to {path.name}: the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageFailed(f"cannot append to {path.name}: {error.strerror}") from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the non-empty lines of a file, without their ends; nothing if there is no file."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.strip():
+                    yield line.rstrip("\n")
+    except FileNotFoundError:
+        return

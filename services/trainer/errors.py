@@ -1,0 +1,126 @@
+"""What can go wrong while learning. Exceptions carry facts; `status.py` gives each its gRPC status.
+
+TrainerError
+├── InvalidRequest           a field of the request cannot be used
+├── UnknownQuery             feedback refers to an answer that the query log does not hold
+├── TrainingRunNotFound      no such run
+├── ModelVersionNotFound     the registry has no such version
+├── NoChampion               nothing has been promoted yet
+├── NoFormerChampion         there is nothing to roll back to
+├── VersionRefused           the gate refused the version, so nobody may promote it
+├── ReplicaRejected          an inference replica refused to load a version
+├── NoReplicaReached         no inference replica answered during a promotion
+├── RetrainInProgress        a run is going on
+├── PromotionInProgress      a promotion or rollback is going on
+├── NotSupported             the operation exists in the standard and is not offered here
+├── StorageFailed            a file could not be written
+├── StageFailed              a stage of a run cannot be passed (ends the run)
+└── BrokenData               taxonomy or examples cannot be read
+"""
+
+
+class TrainerError(Exception):
+    """Base of everything this service raises on purpose."""
+
+
+class InvalidRequest(TrainerError):
+    """A field of the request cannot be used."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class UnknownQuery(TrainerError):
+    """Feedback refers to an answer that the query log does not hold."""
+
+    def __init__(self, query_id: str) -> None:
+        super().__init__(f"no logged query has the id {query_id!r}; send the text instead of query_id")
+        self.query_id = query_id
+
+
+class TrainingRunNotFound(TrainerError):
+    """No such run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"there is no training run {run_id!r}; list the runs to see their ids")
+        self.run_id = run_id
+
+
+class ModelVersionNotFound(TrainerError):
+    """The registry has no such version."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the registry has no version {version}; list the versions to see which it has")
+        self.version = version
+
+
+class NoChampion(TrainerError):
+    """Nothing has been promoted yet."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no champion yet; retrain first")
+
+
+class NoFormerChampion(TrainerError):
+    """There is nothing to roll back to."""
+
+    def __init__(self) -> None:
+        super().__init__("the champion has no predecessor in the registry to roll back to")
+
+
+class VersionRefused(TrainerError):
+    """The gate refused the version, so nobody may promote it."""
+
+    def __init__(self, version: int, rules: str) -> None:
+        super().__init__(f"version {version} was refused by the gate ({rules}); retrain instead of promoting it")
+        self.version = version
+        self.rules = rules
+
+
+class ReplicaRejected(TrainerError):
+    """An inference replica refused to load a version; every replica was sent back to the champion."""
+
+    def __init__(self, target: str, problem: str) -> None:
+        super().__init__(f"{target} refused to load the version: {problem}")
+        self.target = target
+
+
+class NoReplicaReached(TrainerError):
+    """No inference replica answered during a promotion."""
+
+    def __init__(self, targets: str) -> None:
+        super().__init__(f"no inference service answered at {targets}; start one or set MOODFOOD_INFERENCE_TARGETS")
+        self.targets = targets
+
+
+class RetrainInProgress(TrainerError):
+    """A run is going on."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"a training run is going on as {operation}; wait for it or cancel it")
+        self.operation = operation
+
+
+class PromotionInProgress(TrainerError):
+    """A promotion or rollback is going on."""
+
+    def __init__(self) -> None:
+        super().__init__("another promotion or rollback is going on; try again when it has ended")
+
+
+class NotSupported(TrainerError):
+    """The operation exists in the standard and is not offered here."""
+
+
+class StorageFailed(TrainerError):
+    """A file could not be written; nothing was recorded."""
+
+
+class StageFailed(TrainerError):
+    """A stage of a run cannot be passed; the text says why, in words meant for an operator."""
+
+
+class BrokenData(TrainerError):
+    """Taxonomy or examples cannot be read."""

@@ -1,0 +1,48 @@
+"""Translates evaluations and decisions to and from the messages that the registry stores."""
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision
+
+from services.trainer.evaluation import Evaluation
+from services.trainer.promotion import Decision
+
+
+def to_json(message: Message, indent: int | None = 2) -> str:
+    """Return a message as JSON with the proto's field names, defaults written out."""
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, indent=indent, always_print_fields_with_no_presence=True
+    )
+
+
+def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
+    """Translate an evaluation."""
+    report = EvaluationReport(
+        accuracy=evaluation.accuracy,
+        macro_f1=evaluation.macro_f1,
+        recall_at_3=evaluation.recall_at_3,
+        held_out_examples=evaluation.held_out_examples,
+        golden_queries=evaluation.golden_queries,
+        golden_wrong=evaluation.golden_wrong,
+        query_micros=evaluation.query_micros,
+        model_bytes=evaluation.model_bytes,
+        feedback_examples=evaluation.feedback_examples,
+        feedback_accuracy=evaluation.feedback_accuracy,
+    )
+    for result in evaluation.labels:
+        report.labels.add(label=result.label, examples=result.examples, recall=result.recall, f1=result.f1)
+    return report
+
+
+def promotion_decision(decision: Decision) -> PromotionDecision:
+    """Translate a decision."""
+    message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
+    for rule in decision.rules:
+        message.rules.add(
+            rule=rule.name,
+            passed=rule.passed,
+            measured=rule.measured,
+            threshold=rule.threshold,
+            detail=rule.detail,
+        )
+    return message

@@ -1,0 +1,236 @@
+"""The model registry: immutable versions, the champion alias, and the history of both.
+
+A version is written to a hidden folder, synced and renamed, so a half-written one is never visible; it is never
+changed after. The alias is replaced atomically under a lock and its generation only grows. The history is only
+appended to. Every file is a message of moodfood.registry.v1 stored as JSON.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from moodfood.registry.v1 import manifest_pb2 as pb
+
+from services.trainer.durable import append_lines, read_lines, replace_file, sync_folder, write_synced
+from services.trainer.errors import ModelVersionNotFound, StorageFailed
+from services.trainer.records import to_json
+
+GRAPH_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+EVALUATION_FILE = "evaluation.json"
+DECISION_FILE = "decision.json"
+UNFINISHED_PREFIX = ".unfinished-"
+
+M = TypeVar("M", bound=Message)
+
+
+class ModelRegistry:
+    """The folder models/<model>."""
+
+    def __init__(self, models_dir: Path, model: str, keep_versions: int) -> None:
+        self.model = model
+        self.folder = models_dir / model
+        self._keep_versions = keep_versions
+
+    @property
+    def snapshots_folder(self) -> Path:
+        """Where dataset snapshots lie."""
+        return self.folder / "snapshots"
+
+    def versions(self) -> list[int]:
+        """Return the numbers of the complete versions, newest first."""
+        if not self.folder.is_dir():
+            return []
+        numbers = (
+            int(path.name)
+            for path in self.folder.iterdir()
+            if path.name.isascii() and path.name.isdecimal() and path.is_dir()
+        )
+        return sorted(numbers, reverse=True)
+
+    def manifest(self, version: int) -> pb.Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            ModelVersionNotFound: no such version, or its manifest cannot be read.
+
+        """
+        return self._read(version, MANIFEST_FILE, pb.Manifest())
+
+    def evaluation(self, version: int) -> pb.EvaluationReport:
+        """Return how a version did. Raises ModelVersionNotFound."""
+        return self._read(version, EVALUATION_FILE, pb.EvaluationReport())
+
+    def decision(self, version: int) -> pb.PromotionDecision:
+        """Return what the gate said of a version. Raises ModelVersionNotFound."""
+        return self._read(version, DECISION_FILE, pb.PromotionDecision())
+
+    def graph(self, version: int) -> bytes:
+        """Return a version's graph. Raises ModelVersionNotFound."""
+        try:
+            return (self.folder / str(version) / GRAPH_FILE).read_bytes()
+        except OSError as error:
+            raise ModelVersionNotFound(version) from error
+
+    def register(self, contents_of: Callable[[int], Mapping[str, bytes]]) -> int:
+        """Write a new version and return its number.
+
+        Args:
+            contents_of: given the number, returns file name -> content.
+
+        Raises:
+            StorageFailed: the disk refused; nothing is visible.
+
+        """
+        unfinished = self.folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+        try:
+            unfinished.mkdir(parents=True)
+            with self._locked():
+                version = max([0, *self.versions(), *(entry.to_version for entry in self.history())]) + 1
+                for name, content in contents_of(version).items():
+                    write_synced(unfinished / name, content)
+                sync_folder(unfinished)
+                unfinished.rename(self.folder / str(version))
+                sync_folder(self.folder)
+            return version
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise StorageFailed(f"cannot write the version: {error.strerror}") from error
+
+    def champion(self) -> pb.ChampionAlias | None:
+        """Return the alias; if its file is damaged, what the history says; None if nothing was ever promoted."""
+        try:
+            text = (self.folder / "champion").read_text(encoding="utf-8")
+            return json_format.Parse(text, pb.ChampionAlias(), ignore_unknown_fields=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, json_format.ParseError):
+            return self._alias_by_history()
+
+    def next_generation(self) -> int:
+        """Return a generation above every one that was ever used."""
+        champion = self.champion()
+        used = [entry.generation for entry in self.history()] + ([champion.generation] if champion else [])
+        return max(used, default=0) + 1
+
+    def move_alias(
+        self, version: int, previous: int, generation: int, action: "pb.HistoryAction.ValueType", by: str, reason: str
+    ) -> pb.ChampionAlias:
+        """Make a version the champion and record it.
+
+        Raises:
+            StorageFailed: the alias still names the old champion.
+
+        """
+        with self._locked():
+            before = self.champion()
+            alias = pb.ChampionAlias(version=version, generation=generation, previous=previous, by=by, reason=reason)
+            alias.promoted_at.FromDatetime(datetime.now(UTC))
+            replace_file(self.folder / "champion", to_json(alias).encode())
+            self._append_history(_entry(alias, action, before.version if before else 0))
+        return alias
+
+    def record_refusal(self, version: int, by: str, reason: str) -> None:
+        """Record that the gate refused a version."""
+        champion = self.champion()
+        entry = pb.HistoryEntry(
+            action=pb.HISTORY_ACTION_REFUSED,
+            from_version=champion.version if champion else 0,
+            to_version=version,
+            generation=champion.generation if champion else 0,
+            by=by,
+            reason=reason,
+        )
+        entry.at.FromDatetime(datetime.now(UTC))
+        self._append_history(entry)
+
+    def history(self) -> list[pb.HistoryEntry]:
+        """Return every readable entry, oldest first."""
+        entries = []
+        for line in read_lines(self.folder / "history.jsonl"):
+            try:
+                entries.append(json_format.Parse(line, pb.HistoryEntry(), ignore_unknown_fields=True))
+            except json_format.ParseError:
+                continue
+        return entries
+
+    def champion_before(self, version: int) -> int:
+        """Return the champion that a version replaced when it was last promoted; 0 if there was none."""
+        for entry in reversed(self.history()):
+            if entry.action == pb.HISTORY_ACTION_PROMOTED and entry.to_version == version:
+                return entry.from_version
+        return 0
+
+    def prune(self) -> list[int]:
+        """Delete all but the newest versions, the champion and its predecessor; return what was deleted."""
+        champion = self.champion()
+        kept = {champion.version, champion.previous} if champion else set()
+        versions = self.versions()
+        surplus = [version for version in versions[self._keep_versions :] if version not in kept]
+        for version in surplus:
+            hidden = self.folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+            (self.folder / str(version)).rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        return surplus
+
+    def repair(self) -> None:
+        """Remove what a kill left half-written and note a promotion whose history line is missing.
+
+        Call it only while no run is going on.
+        """
+        for leftover in self.folder.glob(f"{UNFINISHED_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.folder.glob(".champion.*"):
+            leftover.unlink(missing_ok=True)
+        champion, history = self.champion(), self.history()
+        recorded = max((entry.generation for entry in history), default=0)
+        if champion is not None and champion.generation > recorded:
+            from_version = next(
+                (entry.to_version for entry in reversed(history) if entry.action != pb.HISTORY_ACTION_REFUSED), 0
+            )
+            self._append_history(_entry(champion, pb.HISTORY_ACTION_PROMOTED, from_version))
+
+    def _alias_by_history(self) -> pb.ChampionAlias | None:
+        for entry in reversed(self.history()):
+            if entry.action != pb.HISTORY_ACTION_REFUSED:
+                return pb.ChampionAlias(
+                    version=entry.to_version,
+                    generation=entry.generation,
+                    previous=self.champion_before(entry.to_version),
+                    promoted_at=entry.at,
+                    by=entry.by,
+                    reason=entry.reason,
+                )
+        return None
+
+    def _append_history(self, entry: pb.HistoryEntry) -> None:
+        append_lines(self.folder / "history.jsonl", [to_json(entry, indent=None)])
+
+    def _locked(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock", timeout=10)
+
+    def _read(self, version: int, name: str, message: M) -> M:
+        try:
+            text = (self.folder / str(version) / name).read_text(encoding="utf-8")
+            return json_format.Parse(text, message, ignore_unknown_fields=True)
+        except (OSError, ValueError, json_format.ParseError) as error:
+            raise ModelVersionNotFound(version) from error
+
+
+def _entry(alias: pb.ChampionAlias, action: "pb.HistoryAction.ValueType", from_version: int) -> pb.HistoryEntry:
+    return pb.HistoryEntry(
+        action=action,
+        from_version=from_version,
+        to_version=alias.version,
+        generation=alias.generation,
+        at=alias.promoted_at,
+        by=alias.by,
+        reason=alias.reason,
+    )

@@ -1,0 +1,284 @@
+"""Owner of training runs: starts one at a time in a child process, follows it, promotes its version, ends it.
+
+Lives on the event loop. The state of a run is on disk before each stage begins. A lock file keeps two trainers on one
+store from running two; the system frees it when its holder dies.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from google.protobuf import json_format
+from moodfood.trainer.v1 import trainer_pb2 as pb
+
+from services.trainer.champion import Champion
+from services.trainer.errors import RetrainInProgress, TrainerError
+from services.trainer.event_log import EventLog, trigger_name
+from services.trainer.plan import Plan
+from services.trainer.registry import ModelRegistry
+from services.trainer.run_store import RunStore
+
+PROMOTER = "training run"
+
+_log = structlog.get_logger()
+
+
+def operation_name(run_id: str) -> str:
+    """Return the name of a run's long-running operation."""
+    return f"operations/{run_id}"
+
+
+class Retrainer:
+    """Runs the retraining story, one run at a time."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        registry: ModelRegistry,
+        champion: Champion,
+        events: EventLog,
+        plan_for: Callable[[str], Plan],
+        lock_path: Path,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._champion = champion
+        self._events = events
+        self._plan_for = plan_for
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(lock_path, timeout=0, thread_local=False)
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._running_id = ""
+        self._cancelled = False
+        self._changed = asyncio.Condition()
+
+    @property
+    def running(self) -> pb.TrainingRun | None:
+        """The run going on here."""
+        return self._store.get(self._running_id) if self._running_id else None
+
+    async def recover(self) -> None:
+        """Mark runs that a dead trainer left running as failed, and mend what they left behind."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            return
+        try:
+            self._registry.repair()
+            for run in self._store.newest_first():
+                if run.state == pb.RUN_STATE_RUNNING:
+                    await self._bury(run)
+        finally:
+            self._lock.release()
+
+    async def start(
+        self, trigger: "pb.Trigger.ValueType", *, validate_only: bool = False, request_id: str = ""
+    ) -> pb.TrainingRun:
+        """Start a run and return it as it begins.
+
+        Raises:
+            RetrainInProgress: one is going on, here or in another trainer on the same store.
+            StorageFailed: its state could not be written.
+
+        """
+        run = pb.TrainingRun(
+            run_id=_new_run_id(),
+            trigger=trigger,
+            state=pb.RUN_STATE_RUNNING,
+            stage=pb.RUN_STAGE_UNSPECIFIED,
+            validate_only=validate_only,
+            request_id=request_id,
+        )
+        run.started_at.FromDatetime(datetime.now(UTC))
+        self._take_lock()
+        try:
+            self._save(run)
+        except TrainerError:
+            self._lock.release()
+            raise
+        self._running_id, self._cancelled = run.run_id, False
+        self._events.run_changed(run)
+        self._task = asyncio.create_task(self._run(run))
+        return self._store.get(run.run_id)
+
+    def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
+        """Record a scheduled run that was not due."""
+        run = pb.TrainingRun(
+            run_id=_new_run_id(),
+            trigger=trigger,
+            state=pb.RUN_STATE_SKIPPED,
+            percent=100,
+            reasons=[reason],
+            request_id=request_id,
+        )
+        run.started_at.FromDatetime(datetime.now(UTC))
+        run.finished_at.CopyFrom(run.started_at)
+        self._save(run)
+        self._events.note(run, f"skipped: {reason}")
+        return run
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run, unless it is already promoting or over. Raises TrainingRunNotFound."""
+        run = self._store.get(run_id)
+        if run_id != self._running_id or run.stage == pb.RUN_STAGE_PROMOTE:
+            return
+        self._cancelled = True
+        self._kill_child()
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
+        """Yield the run now and after every change, until it has ended. Raises TrainingRunNotFound."""
+        while True:
+            run = pb.TrainingRun()
+            run.CopyFrom(self._store.get(run_id))
+            yield run
+            if run.state != pb.RUN_STATE_RUNNING:
+                return
+            async with self._changed:
+                while self._store.get(run_id) == run:
+                    await self._changed.wait()
+
+    async def wait(self, run_id: str, seconds: float | None) -> pb.TrainingRun:
+        """Return the run when it has ended or the time is over. Raises TrainingRunNotFound."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for _ in self.watch(run_id):
+                    pass
+        return self._store.get(run_id)
+
+    async def close(self) -> None:
+        """End what is going on because the trainer stops."""
+        self._kill_child()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=3.0)
+
+    def _take_lock(self) -> None:
+        if self._running_id:
+            raise RetrainInProgress(operation_name(self._running_id))
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RetrainInProgress("operations/unknown, held by another trainer on this store") from None
+
+    async def _run(self, run: pb.TrainingRun) -> None:
+        try:
+            await self._follow_child(run)
+            if self._cancelled:
+                run.state = pb.RUN_STATE_CANCELLED
+                run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
+            elif run.state == pb.RUN_STATE_RUNNING:
+                run.state = pb.RUN_STATE_FAILED
+                run.reasons.append(f"the training process died in stage {_stage_name(run)}")
+            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only:
+                run.state = pb.RUN_STATE_RUNNING
+                await self._promote(run)
+            if run.state == pb.RUN_STATE_REJECTED:
+                self._registry.record_refusal(run.version, PROMOTER, "; ".join(run.reasons))
+            self._registry.prune()
+        except TrainerError as error:
+            run.state = pb.RUN_STATE_FAILED
+            run.reasons.append(str(error))
+        except Exception as error:
+            _log.error("a training run failed unexpectedly", run=run.run_id, exc_info=error)
+            run.state = pb.RUN_STATE_FAILED
+            run.reasons.append("unexpected error; the trainer's log has the details")
+        finally:
+            await self._finish(run)
+
+    async def _follow_child(self, run: pb.TrainingRun) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.trainer.child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=16 * 1024 * 1024,
+            env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+        )
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the child has no pipes")
+        process.stdin.write(self._plan_for(run.run_id).to_line())
+        with contextlib.suppress(ConnectionError):
+            await process.stdin.drain()
+        async for line in process.stdout:
+            with contextlib.suppress(json_format.ParseError):
+                await self._merge(run, json_format.Parse(line, pb.TrainingRun()))
+        await process.wait()
+        process.stdin.close()
+        self._process = None
+
+    async def _merge(self, run: pb.TrainingRun, change: pb.TrainingRun) -> None:
+        before = run.stage
+        run.MergeFrom(change)
+        if run.stage != before:
+            await self._enter_stage(run)
+
+    async def _enter_stage(self, run: pb.TrainingRun) -> None:
+        self._save(run)
+        self._events.note(run, f"stage {_stage_name(run)} ({run.percent}%)")
+        await self._tell_watchers()
+
+    async def _promote(self, run: pb.TrainingRun) -> None:
+        run.stage, run.percent = pb.RUN_STAGE_PROMOTE, 95
+        await self._enter_stage(run)
+        reason = f"passed the gate in run {run.run_id} ({trigger_name(run.trigger)})"
+        change = await self._champion.promote(run.version, PROMOTER, reason, must_reach=True)
+        for result in change.replicas:
+            run.replicas.add(target=result.target, version=result.version, error=result.problem)
+        run.state = pb.RUN_STATE_SUCCEEDED
+
+    async def _finish(self, run: pb.TrainingRun) -> None:
+        run.percent = 100
+        run.finished_at.FromDatetime(datetime.now(UTC))
+        try:
+            self._save(run)
+        except TrainerError as error:
+            _log.error("cannot write a run", run=run.run_id, problem=str(error))
+        self._events.run_changed(run)
+        self._running_id = ""
+        self._lock.release()
+        _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
+        await self._tell_watchers()
+
+    async def _bury(self, run: pb.TrainingRun) -> None:
+        buried = pb.TrainingRun()
+        buried.CopyFrom(run)
+        buried.state = pb.RUN_STATE_FAILED
+        buried.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
+        buried.finished_at.FromDatetime(datetime.now(UTC))
+        self._save(buried)
+        self._events.run_changed(buried)
+        alias = self._registry.champion()
+        if run.stage == pb.RUN_STAGE_PROMOTE and alias is not None and alias.version != run.version:
+            await self._champion.reassert(PROMOTER, f"run {run.run_id} stopped while promoting version {run.version}")
+
+    def _save(self, run: pb.TrainingRun) -> None:
+        run.updated_at.FromDatetime(datetime.now(UTC))
+        self._store.save(run)
+
+    def _kill_child(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _tell_watchers(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _new_run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:4]}"
+
+
+def _stage_name(run: pb.TrainingRun) -> str:
+    return pb.RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower().replace("unspecified", "start")

@@ -1,0 +1,51 @@
+"""Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins."""
+
+from pathlib import Path
+
+from google.protobuf import json_format
+from moodfood.trainer.v1 import trainer_pb2 as pb
+
+from services.trainer.durable import replace_file
+from services.trainer.errors import TrainingRunNotFound
+from services.trainer.records import to_json
+
+
+class RunStore:
+    """All runs, in memory and on disk. Ids sort by time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: dict[str, pb.TrainingRun] = {}
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+            run = _read(path)
+            if run is not None:
+                self._runs[run.run_id] = run
+
+    def save(self, run: pb.TrainingRun) -> None:
+        """Keep a copy of the run and write it. Raises StorageFailed; the copy is kept all the same."""
+        self.keep(run)
+        replace_file(self._folder / f"{run.run_id}.json", to_json(run).encode())
+
+    def keep(self, run: pb.TrainingRun) -> None:
+        """Keep a copy in memory only."""
+        copy = pb.TrainingRun()
+        copy.CopyFrom(run)
+        self._runs[run.run_id] = copy
+
+    def get(self, run_id: str) -> pb.TrainingRun:
+        """Return a run. Raises TrainingRunNotFound."""
+        try:
+            return self._runs[run_id]
+        except KeyError:
+            raise TrainingRunNotFound(run_id) from None
+
+    def newest_first(self) -> list[pb.TrainingRun]:
+        """Return every run."""
+        return [self._runs[run_id] for run_id in sorted(self._runs, reverse=True)]
+
+
+def _read(path: Path) -> pb.TrainingRun | None:
+    try:
+        return json_format.Parse(path.read_text(encoding="utf-8"), pb.TrainingRun(), ignore_unknown_fields=True)
+    except (OSError, ValueError, json_format.ParseError):
+        return None

@@ -1,0 +1,65 @@
+"""What the environment may set for the trainer."""
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SHIPPED_DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+class Settings(BaseSettings):
+    """Read from MOODFOOD_* variables; every field has a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="MOODFOOD_")
+
+    host: str = "127.0.0.1"
+    trainer_port: int = 50052
+    inference_port: int = 50051
+    inference_targets: str = ""
+    models_dir: Path = Path("models")
+    data_dir: Path = Path("data")
+    model: str = "mood_food"
+    keep_versions: int = 10
+    retrain_samples: int = 50
+    retrain_days: int = 30
+    log_level: str = "INFO"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Addresses of the inference replicas; the local one if none are named."""
+        named = tuple(each.strip() for each in self.inference_targets.split(",") if each.strip())
+        return named or (f"{self.host}:{self.inference_port}",)
+
+    @property
+    def taxonomy_path(self) -> Path:
+        """The taxonomy of the data folder, or the shipped one."""
+        return self._own_or_shipped("taxonomy/mood_food_taxonomy.json")
+
+    @property
+    def examples_dir(self) -> Path:
+        """The examples of the data folder, or the shipped ones."""
+        return self._own_or_shipped("examples")
+
+    @property
+    def feedback_path(self) -> Path:
+        """Where feedback is stored."""
+        return self.data_dir / "feedback" / "feedback.jsonl"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where training runs are stored."""
+        return self.data_dir / "runs"
+
+    @property
+    def query_log_path(self) -> Path:
+        """The query log, which inference writes and to which retraining events are appended."""
+        return self.data_dir / "logs" / "query_logs.jsonl"
+
+    @property
+    def retrain_log_path(self) -> Path:
+        """The log of training runs for people."""
+        return self.data_dir / "logs" / "retrain.log"
+
+    def _own_or_shipped(self, name: str) -> Path:
+        own = self.data_dir / name
+        return own if own.exists() else SHIPPED_DATA / name

@@ -1,0 +1,90 @@
+"""Shared fixtures: a small real model, trained once, and copies of its registry that a test may break."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from services.trainer.plan import Plan
+from services.trainer.registry import ModelRegistry
+from services.trainer.retraining import retrain
+from tests.registries import MODEL, promote
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "data"
+
+SMALL_LABELS = (
+    "cuisine_italian",
+    "emotion_sad",
+    "flavor_chocolate",
+    "flavor_spicy",
+    "goal_comfort",
+    "meal_breakfast",
+    "temperature_hot",
+    "weather_rainy",
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the shipped examples of eight labels."""
+    folder = tmp_path_factory.mktemp("data")
+    taxonomy = json.loads((SHIPPED / "taxonomy" / "mood_food_taxonomy.json").read_text())
+    taxonomy["labels"] = [entry for entry in taxonomy["labels"] if entry["label"] in SMALL_LABELS]
+    (folder / "taxonomy").mkdir()
+    (folder / "taxonomy" / "mood_food_taxonomy.json").write_text(json.dumps(taxonomy))
+    shutil.copytree(SHIPPED / "catalogue", folder / "catalogue")
+    for name in ("train/mood_food.jsonl", "held_out.jsonl"):
+        source, target = SHIPPED / "examples" / name, folder / "examples" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        rows = (json.loads(line) for line in source.read_text().splitlines())
+        kept = (dict(row, labels=[label for label in row["labels"] if label in SMALL_LABELS]) for row in rows)
+        target.write_text("".join(json.dumps(row) + "\n" for row in kept if row["labels"]))
+    golden = [("chocolate please", "flavor_chocolate"), ("pizza", "cuisine_italian"), ("so sad", "emotion_sad")]
+    (folder / "examples" / "golden.jsonl").write_text(
+        "".join(json.dumps({"text": text, "labels": [label]}) + "\n" for text, label in golden)
+    )
+    return folder
+
+
+def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
+    return Plan(
+        models_dir=str(models),
+        model=MODEL,
+        keep_versions=10,
+        seed_files=(str(data / "examples" / "train" / "mood_food.jsonl"),),
+        held_out_file=str(data / "examples" / "held_out.jsonl"),
+        golden_file=str(data / "examples" / "golden.jsonl"),
+        taxonomy_file=str(data / "taxonomy" / "mood_food_taxonomy.json"),
+        feedback_file=str(feedback) if feedback else "",
+        run_id="test",
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_models(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with versions 1 and 2, champion 1. Read it, never write it."""
+    models = tmp_path_factory.mktemp("models")
+    for _ in range(2):
+        retrain(small_plan(small_data, models), lambda _stage: None)
+    promote(ModelRegistry(models, MODEL, 10), 1)
+    return models
+
+
+@pytest.fixture
+def models(trained_models: Path, tmp_path: Path) -> Path:
+    """A copy of the repository that the test may change."""
+    folder = tmp_path / "models"
+    shutil.copytree(trained_models, folder)
+    return folder
+
+
+@pytest.fixture
+def registry(models: Path) -> ModelRegistry:
+    return ModelRegistry(models, MODEL, 10)

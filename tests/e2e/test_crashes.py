@@ -1,0 +1,102 @@
+"""kill -9 at any moment: the champion serves, nothing half-written is visible, the run is marked failed."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import System, eventually
+from tests.registries import MODEL
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def complete_versions(models: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in (models / MODEL).iterdir() if folder.name.isdecimal())
+
+
+def wait_for_stage(live: System, run_id: str, stage: str) -> None:
+    log = live.data / "logs" / "retrain.log"
+    eventually(lambda: f"{run_id} api_triggered stage {stage}" in log.read_text(), f"stage {stage}", 30)
+
+
+@pytest.mark.parametrize("stage", ["start", "collect", "train", "export", "evaluate"])
+def test_trainer_killed_in_a_stage_comes_back_with_the_run_marked_failed(live: System, stage: str) -> None:
+    operation = live.call("/retrain", {})[1]["operation"]
+    run_id = operation.removeprefix("operations/")
+    if stage != "start":
+        wait_for_stage(live, run_id, stage)
+    live.kill("trainer")
+    assert live.intent("chocolate please") == "flavor_chocolate"
+    assert live.version() == 1
+
+    live.start("trainer")
+    run = live.ended(run_id)
+
+    assert run["state"] == "failed"
+    assert "stopped in stage" in run["reasons"][0]
+    assert list((live.models / MODEL).glob(".unfinished-*")) == []
+    for version in complete_versions(live.models):
+        json.loads((live.models / MODEL / str(version) / "manifest.json").read_text())
+    assert live.version() == 1
+    assert live.retrain()["state"] == "succeeded"
+
+
+def test_killed_training_process_fails_the_run_and_not_the_trainer(live: System) -> None:
+    operation = live.call("/retrain", {})[1]["operation"]
+    run_id = operation.removeprefix("operations/")
+    trainer = live.processes["trainer"].pid
+    children = Path(f"/proc/{trainer}/task/{trainer}/children")
+    child = int(eventually(lambda: children.read_text().split(), "a child process")[0])
+    os.kill(child, signal.SIGKILL)
+    run = live.ended(run_id)
+    assert run["state"] == "failed"
+    assert "died in stage" in run["reasons"][0]
+    assert live.retrain()["state"] == "succeeded"
+
+
+def test_child_ends_with_the_trainer_that_started_it(live: System) -> None:
+    live.call("/retrain", {})
+    trainer = live.processes["trainer"].pid
+    children = Path(f"/proc/{trainer}/task/{trainer}/children")
+    child = int(eventually(lambda: children.read_text().split(), "a child process")[0])
+    live.kill("trainer")
+    eventually(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the end of the child", 10)
+    live.start("trainer")
+
+
+def test_inference_killed_while_a_run_goes_on_serves_the_champion_when_it_is_back(live: System) -> None:
+    operation = live.call("/retrain", {})[1]["operation"]
+    run_id = operation.removeprefix("operations/")
+    wait_for_stage(live, run_id, "train")
+    live.kill("inference")
+    assert live.call("/classify", {"text": "x"})[0] == 503
+    assert live.call("/health")[0] == 503
+    live.start("inference")
+    run = live.ended(run_id)
+    champion = json.loads((live.models / MODEL / "champion").read_text())["version"]
+    assert champion == (run["version"] if run["state"] == "succeeded" else 1)
+    eventually(lambda: live.version() == champion, "inference on the champion", 15)
+    assert live.intent("chocolate please") == "flavor_chocolate"
+
+
+def test_gateway_killed_loses_nothing_but_itself(live: System) -> None:
+    operation = live.call("/retrain", {})[1]["operation"]
+    live.kill("gateway")
+    live.start("gateway")
+    eventually(lambda: live.call("/livez")[0] == 200, "the gateway")
+    assert live.ended(operation.removeprefix("operations/"))["state"] == "succeeded"
+
+
+def test_run_that_reaches_no_replica_fails_and_leaves_the_champion(live: System) -> None:
+    live.kill("inference")
+    alias = (live.models / MODEL / "champion").read_bytes()
+    operation = live.call("/retrain", {})[1]["operation"]
+    run = live.ended(operation.removeprefix("operations/"))
+    assert run["state"] == "failed"
+    assert "no inference service answered" in run["reasons"][0]
+    assert alias == (live.models / MODEL / "champion").read_bytes()
+    live.start("inference")
+    eventually(lambda: live.version() == 1, "inference on the champion", 15)

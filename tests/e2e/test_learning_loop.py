@@ -1,0 +1,178 @@
+"""Whole stories told by three real processes: learning, refusing, rolling back."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
+
+from tests.conftest import ROOT
+from tests.e2e.system import System, eventually, traffic
+from tests.registries import MODEL
+
+pytestmark = pytest.mark.timeout(240)
+
+GRPCURL = Path(sys.executable).parent / "grpcurl"
+WORDS = ["dinner", "soup", "noodles", "evening", "bowl", "plate", "night", "snack", "tonight", "curry"]
+
+
+def teach_glorptastic(live: System) -> None:
+    for n in range(30):
+        text = f"something glorptastic {WORDS[n % 10]} {WORDS[n // 3 % 10]} {n}"
+        assert live.call("/feedback", {"text": text, "labels": ["flavor_spicy"]})[0] == 201
+
+
+def test_word_nobody_knew_is_learned_without_losing_a_request_and_unlearned_by_one_rollback(live: System) -> None:
+    question = "something glorptastic tonight"
+    before, answer_before = live.version(), live.intent(question)
+    assert answer_before != "flavor_spicy"
+    teach_glorptastic(live)
+    status = live.call("/retrain/status")[1]["retrain_status"]
+    assert status["logged_data_status"]["sample_count"] == 30
+    assert status["next_retrain_recommended"].startswith("Not yet - need 20 more samples or 30 more days")
+
+    with traffic(live) as seen:
+        run = live.retrain()
+        time.sleep(0.3)
+    assert (run["state"], seen.failures) == ("succeeded", []), run["reasons"]
+    assert seen.answered > 100
+    assert {before, run["version"]} == seen.versions
+    assert run["version"] > before
+    assert live.intent(question) == "flavor_spicy"
+    assert [e["status"] for e in live.events() if e["training_run"] == run["run_id"]] == ["started", "success"]
+    assert live.call("/retrain/status")[1]["retrain_status"]["logged_data_status"]["sample_count"] == 0
+
+    code, rolled = live.call("/retrain/rollback", {"by": "anna", "reason": "testing the way back"})
+    assert (200, before) == (code, rolled["champion"]["version"])
+    assert (before, answer_before) == (live.version(), live.intent(question))
+    newest = live.call("/retrain/history")[1]["history"][0]
+    assert ("rolled_back", "anna", "testing the way back", run["version"], before) == tuple(
+        newest[key] for key in ("action", "by", "reason", "from_version", "to_version")
+    )
+    assert newest["at"]
+
+
+def test_poisoned_batch_is_refused_and_nothing_changes(live: System, tmp_path: Path) -> None:
+    labels = ["emotion_sad", "flavor_spicy", "meal_breakfast", "cuisine_italian", "weather_rainy"]
+    poison = tmp_path / "poison.jsonl"
+    poison.write_text(
+        "".join(
+            json.dumps({"text": f"{WORDS[n % 10]} rain sad pizza {n}", "labels": [labels[n * n % 5]]}) + "\n"
+            for n in range(3000)
+        )
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "services.cli", "import-examples", str(poison), "--json"],
+        env=live.environment, cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(finished.stdout)["imported"] == 3000
+    alias = (live.models / MODEL / "champion").read_bytes()
+    question = "rainy day and so sad"
+    before = live.call("/classify", {"text": question, "top_k": 8})[1]["all_intents"]
+
+    run = live.retrain()
+
+    assert run["state"] == "rejected"
+    failed = [rule["rule"] for rule in run["decision"]["rules"] if not rule["passed"]]
+    assert failed
+    assert len(run["reasons"]) == len(failed)
+    assert alias == (live.models / MODEL / "champion").read_bytes()
+    assert before == live.call("/classify", {"text": question, "top_k": 8})[1]["all_intents"]
+    assert live.events()[-1]["status"] == "rejected"
+    states = {v["version"]: v["state"] for v in live.call("/retrain/versions")[1]["versions"]}
+    assert states[run["version"]] == "refused"
+    code, problem = live.call("/retrain/deploy", {"version": run["version"]})
+    assert (code, problem["reason"]) == (409, "VERSION_REFUSED")
+
+
+def test_second_retrain_gets_the_name_of_the_first(live: System) -> None:
+    code, first = live.call("/retrain", {"validate_only": True})
+    second_code, second = live.call("/retrain", {})
+    over_grpc = subprocess.run(
+        [GRPCURL, "-plaintext", "-d", "{}", live.trainer, "moodfood.trainer.v1.TrainerService/Retrain"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (200, 409, first["operation"]) == (code, second_code, second["operation"])
+    assert "Aborted" in over_grpc.stderr
+    assert first["operation"] in over_grpc.stderr
+    version = live.version()
+    run = live.ended(first["operation"].removeprefix("operations/"))
+    assert ("succeeded", version) == (run["state"], live.version())
+
+
+def test_answer_is_corrected_by_its_query_id(live: System) -> None:
+    query_id = live.call("/classify", {"text": "umbrella forgotten again"})[1]["query_id"]
+    code, answer = live.call("/feedback", {"query_id": query_id, "labels": ["emotion_sad"]})
+    assert (code, answer["status"]) == (201, "recorded")
+    stored = [json.loads(line) for line in (live.data / "feedback" / "feedback.jsonl").read_text().splitlines()]
+    assert ("umbrella forgotten again", query_id) == (stored[-1]["text"], stored[-1]["query_id"])
+
+
+def test_cron_runs_only_when_retraining_is_due_unless_forced(live: System) -> None:
+    code, skipped = live.call("/retrain", {"trigger": "cron_triggered"})
+    assert (code, skipped["status"]) == (200, "skipped")
+    run = live.retrain(trigger="cron_triggered", force=True)
+    assert (run["state"], run["trigger"]) == ("succeeded", "cron_triggered")
+
+
+def test_cancelled_run_ends_at_once_and_the_champion_serves(live: System) -> None:
+    version = live.version()
+    code, started = live.call("/retrain", {})
+    assert code == 200
+    asked = time.monotonic()
+    subprocess.run(
+        [GRPCURL, "-plaintext", "-d", json.dumps({"name": started["operation"]}), live.trainer,
+         "google.longrunning.Operations/CancelOperation"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    run = live.ended(started["operation"].removeprefix("operations/"))
+    assert ("cancelled", version) == (run["state"], live.version())
+    assert time.monotonic() - asked < 5
+
+
+def test_damaged_version_is_refused_by_name_of_the_check_over_grpcurl(live: System) -> None:
+    graph = live.models / MODEL / "2" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    finished = subprocess.run(
+        [GRPCURL, "-plaintext", "-d", '{"version": 2}', live.inference,
+         "moodfood.inference.v1.InferenceService/ReloadModel"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "FailedPrecondition" in finished.stderr
+    assert '"check":"size"' in finished.stderr.replace('": "', '":"')
+    assert live.version() == 1
+
+
+def test_operator_follows_a_run_with_the_command_line(live: System) -> None:
+    def moodfood(*arguments: str) -> dict[str, object]:
+        finished = subprocess.run(
+            [sys.executable, "-m", "services.cli", *arguments, "--json"],
+            env=live.environment, cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        result: dict[str, object] = json.loads(finished.stdout)
+        return result
+
+    assert moodfood("retrain")["state"] == "RUN_STATE_SUCCEEDED"
+    assert moodfood("status")["model_status"]["version"] == 3  # type: ignore[index]
+    assert [each["version"] for each in moodfood("versions")["versions"]] == [3, 2, 1]  # type: ignore[attr-defined]
+    assert moodfood("classify", "chocolate please")["classifications"][0]["intents"][0]["label"] == "flavor_chocolate"  # type: ignore[index]
+    assert moodfood("rollback", "--reason", "test")["champion"]["version"] == 1  # type: ignore[index]
+
+
+def test_calls_in_flight_finish_when_inference_is_asked_to_stop(live: System) -> None:
+    with grpc.insecure_channel(live.inference) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        texts = ["rainy soup " * 500] * 256
+        calls = [stub.BatchClassify.future(inference_pb2.BatchClassifyRequest(texts=texts)) for _ in range(3)]
+        time.sleep(0.1)
+        process = live.processes.pop("inference")
+        process.terminate()
+        assert [len(call.result().classifications) for call in calls] == [256] * 3
+        assert process.wait(timeout=10) == 0
+    assert live.call("/health")[0] == 503
+    live.start("inference")
+    eventually(live.ready, "inference back again")

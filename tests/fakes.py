@@ -1,0 +1,86 @@
+"""Stand-ins that implement a protocol and record what they were asked."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from moodfood.inference.v1 import inference_pb2
+
+from services.inference.ranking import Intent, Ranking
+from services.transport.errors import ErrorTable
+from services.transport.serving import build_server
+
+
+@dataclass
+class FakeClassifier:
+    """Answers every query with the same ranking."""
+
+    intents: tuple[Intent, ...]
+    asked: list[str] = field(default_factory=list)
+
+    def rank(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+        self.asked.extend(queries)
+        reason = "" if self.intents else "fake abstains"
+        return [Ranking(self.intents[:top_k], reason) for _ in queries]
+
+
+@dataclass
+class FakeScorer:
+    """Gives each known text the probabilities it was told, and unknown ones equal shares."""
+
+    labels: tuple[str, ...]
+    answers: dict[str, tuple[float, ...]]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        equal = tuple(1 / len(self.labels) for _ in self.labels)
+        return np.array([self.answers.get(text, equal) for text in texts]).reshape(len(texts), len(self.labels))
+
+    def median_query_micros(self, texts: Sequence[str]) -> float:
+        return 1.0
+
+
+class Partial:
+    """A servicer that answers UNIMPLEMENTED to every method it does not have."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name[0].isupper():
+            raise AttributeError(name)
+
+        async def unimplemented(request: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the fake has no {name}")
+
+        return unimplemented
+
+
+class FakeReplica(Partial):
+    """An inference replica that swaps on request, or refuses."""
+
+    def __init__(self, refuses: frozenset[int] = frozenset()) -> None:
+        self.refuses = refuses
+        self.reloads: list[tuple[int, int]] = []
+
+    async def ReloadModel(self, request: Any, context: Any) -> inference_pb2.ReloadModelResponse:
+        if request.version in self.refuses:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the probe check failed")
+        self.reloads.append((request.version, request.generation))
+        return inference_pb2.ReloadModelResponse(version=request.version)
+
+    @property
+    def serving(self) -> int:
+        return self.reloads[-1][0] if self.reloads else 0
+
+
+@asynccontextmanager
+async def running(servicer: Any, add: Any, errors: ErrorTable | None = None) -> AsyncIterator[str]:
+    """Serve a servicer on a free port of the loopback and yield its address."""
+    server = build_server(errors or {})
+    add(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

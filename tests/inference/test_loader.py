@@ -1,0 +1,152 @@
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from services.inference.cascade import Stage, StageKind
+from services.inference.errors import ModelRejected, ModelVersionNotFound
+from services.inference.loader import Loader
+from services.inference.repository import ModelRepository
+from tests.fakes import FakeClassifier
+from tests.registries import MODEL
+
+
+def loader(models: Path) -> Loader:
+    return Loader(ModelRepository(models, MODEL), Stage(StageKind.KEYWORD, FakeClassifier(())), 8)
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def accept_graph(folder: Path, graph: bytes) -> None:
+    """Put a graph in place with a manifest that agrees on size and checksum."""
+    (folder / "model.onnx").write_bytes(graph)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["files"] = [
+            {"path": "model.onnx", "sha256": hashlib.sha256(graph).hexdigest(), "size_bytes": len(graph)}
+        ]
+
+    edit_manifest(folder, change)
+
+
+def truncate(folder: Path) -> None:
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def flip_a_bit(folder: Path) -> None:
+    graph = bytearray((folder / "model.onnx").read_bytes())
+    graph[len(graph) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(graph)
+
+
+def remove_graph(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
+def replace_by_garbage(folder: Path) -> None:
+    accept_graph(folder, b"this is no onnx graph")
+
+
+def reorder_labels_of_the_manifest(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["labels"].reverse())
+
+
+def drop_a_label_of_the_manifest(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["labels"].pop())
+
+
+def repeat_a_label(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["labels"].__setitem__(0, manifest["labels"][1]))
+
+
+def swap_two_rows_of_weights(folder: Path) -> None:
+    """A graph with the right shape and labels that answers otherwise than at export."""
+    graph = onnx.load_model_from_string((folder / "model.onnx").read_bytes())
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in {"coefficients", "intercepts"}:
+                attribute.floats[:] = list(reversed(attribute.floats))
+    accept_graph(folder, graph.SerializeToString())
+
+
+def rename_the_input(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["input"].update(name="other"))
+
+
+def other_normalizer(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest.update(normalizer="something-else"))
+
+
+def no_probes(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest.update(probes=[]))
+
+
+def manifest_of_another_version(folder: Path) -> None:
+    shutil.copy(folder.parent / "2" / "manifest.json", folder / "manifest.json")
+
+
+def half_a_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:200])
+
+
+def file_outside_the_folder(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"][0].update(path="../2/model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("breakage", "check"),
+    [
+        (truncate, "size"),
+        (flip_a_bit, "checksum"),
+        (remove_graph, "files"),
+        (replace_by_garbage, "graph"),
+        (reorder_labels_of_the_manifest, "labels"),
+        (drop_a_label_of_the_manifest, "labels"),
+        (repeat_a_label, "labels"),
+        (swap_two_rows_of_weights, "probe"),
+        (rename_the_input, "signature"),
+        (other_normalizer, "normalizer"),
+        (no_probes, "probe"),
+        (manifest_of_another_version, "identity"),
+        (half_a_manifest, "manifest"),
+        (file_outside_the_folder, "manifest"),
+    ],
+)
+def test_damaged_version_is_rejected_by_the_check_that_names_the_damage(
+    models: Path, breakage: Callable[[Path], None], check: str
+) -> None:
+    breakage(models / MODEL / "1")
+    with pytest.raises(ModelRejected) as rejection:
+        loader(models).load(1, 1)
+    assert check == rejection.value.check
+
+
+def test_intact_version_loads_and_answers(models: Path) -> None:
+    servable = loader(models).load(1, 4)
+    assert (servable.version, servable.generation, servable.label_count) == (1, 4, 8)
+    (ranking,) = servable.stages[0].classifier.rank(["chocolate please"], 3)
+    assert ranking.intents[0].label == "flavor_chocolate"
+
+
+@pytest.mark.parametrize("version", [0, -1, 3, 99])
+def test_version_that_does_not_exist_is_not_found(models: Path, version: int) -> None:
+    with pytest.raises(ModelVersionNotFound):
+        loader(models).load(version, 1)
+
+
+def test_batches_answer_as_single_queries_do(models: Path) -> None:
+    classifier = loader(models).load(1, 1).stages[0].classifier
+    queries = ["rainy day", "", "chocolate " * 50, "🔥", "x", "hot soup please", "مرحبا"]
+    assert classifier.rank(queries, 8) == [classifier.rank([query], 8)[0] for query in queries]

@@ -1,0 +1,129 @@
+import asyncio
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_REASSERTED
+
+from services.inference.cascade import Stage, StageKind
+from services.inference.errors import ModelRejected, ModelVersionNotFound, NothingLoaded, ReloadInProgress
+from services.inference.loader import Loader
+from services.inference.reload import ModelHolder
+from services.inference.repository import ModelRepository
+from services.inference.servable import Servable
+from services.trainer.registry import ModelRegistry
+from tests.fakes import FakeClassifier
+from tests.registries import MODEL, promote
+
+pytestmark = pytest.mark.anyio
+
+
+def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
+    repository = ModelRepository(models, MODEL)
+    return ModelHolder(repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8))
+
+
+async def test_reload_swaps_and_says_what_served_before(models: Path) -> None:
+    subject = holder(models)
+    first = await subject.reload(0, 0)
+    second = await subject.reload(2, 7)
+    assert (first.version, first.previous_version, first.already_serving) == (1, 0, False)
+    assert (second.version, second.previous_version, second.already_serving) == (2, 1, False)
+    assert (subject.current.version, subject.current.generation) == (2, 7)
+
+
+async def test_reload_of_the_serving_version_is_idempotent(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 0)
+    before = subject.current.stages
+    assert (await subject.reload(1, 5)).already_serving
+    assert subject.current.stages is before
+    assert subject.current.generation == 5
+
+
+async def test_failed_reload_leaves_the_serving_version_and_remembers_why(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 0)
+    serving = subject.current
+    (models / MODEL / "2" / "model.onnx").write_bytes(b"broken")
+    with pytest.raises(ModelRejected):
+        await subject.reload(2, 0)
+    with pytest.raises(ModelVersionNotFound):
+        await subject.reload(99, 0)
+    assert subject.current is serving
+    assert "99" in subject.last_error
+
+
+async def test_empty_registry_answers_by_keywords_and_has_no_champion_to_reload(tmp_path: Path) -> None:
+    subject = holder(tmp_path)
+    assert [stage.kind for stage in subject.current.stages] == [StageKind.KEYWORD]
+    with pytest.raises(NothingLoaded):
+        await subject.reload(0, 0)
+
+
+async def test_second_reload_at_the_same_time_is_refused(models: Path) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class SlowLoader(Loader):
+        def load(self, version: int, generation: int) -> Servable:
+            entered.set()
+            leave.wait(5)
+            return super().load(version, generation)
+
+    subject = holder(models, SlowLoader)
+    first = asyncio.create_task(subject.reload(1, 0))
+    await asyncio.to_thread(entered.wait, 5)
+    with pytest.raises(ReloadInProgress):
+        await subject.reload(2, 0)
+    assert subject.current.version == 0
+    leave.set()
+    assert (await first).version == 1
+
+
+async def test_replica_converges_on_a_newer_alias_and_never_on_an_older_one(
+    models: Path, registry: ModelRegistry
+) -> None:
+    subject = holder(models)
+    old_alias = (models / MODEL / "champion").read_text()
+    await subject.converge()
+    assert subject.current.version == 1
+    promote(registry, 2)
+    await subject.converge()
+    assert subject.current.version == 2
+    (models / MODEL / "champion").write_text(old_alias)
+    await subject.converge()
+    assert subject.current.version == 2
+
+
+async def test_replica_that_was_told_ahead_of_the_alias_stays_until_a_newer_generation(
+    models: Path, registry: ModelRegistry
+) -> None:
+    subject = holder(models)
+    await subject.converge()
+    await subject.reload(2, registry.next_generation())
+    await subject.converge()
+    assert subject.current.version == 2
+    alias = registry.champion()
+    assert alias is not None
+    registry.move_alias(
+        alias.version,
+        0,
+        registry.next_generation() + 1,
+        HISTORY_ACTION_REASSERTED,
+        "test",
+        "the promotion did not finish",
+    )
+    await subject.converge()
+    assert subject.current.version == 1
+
+
+async def test_damaged_alias_changes_nothing(models: Path) -> None:
+    subject = holder(models)
+    await subject.converge()
+    (models / MODEL / "champion").write_text('{"version": 2, "gen')
+    await subject.converge()
+    assert subject.current.version == 1
+    shutil.rmtree(models / MODEL)
+    await subject.converge()
+    assert subject.current.version == 1

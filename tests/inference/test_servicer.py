@@ -1,0 +1,166 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from moodfood.inference.v1 import inference_pb2 as pb
+from moodfood.inference.v1 import inference_pb2_grpc
+
+from services.inference.cascade import Stage, StageKind
+from services.inference.catalogue import load_catalogue
+from services.inference.keywords import KeywordClassifier
+from services.inference.loader import Loader
+from services.inference.query_log import QueryLog
+from services.inference.recommendation import Recommender
+from services.inference.reload import ModelHolder
+from services.inference.repository import ModelRepository
+from services.inference.servicer import InferenceServicer
+from services.inference.status import ERROR_TABLE
+from services.inference.taxonomy import load_taxonomy
+from tests.conftest import SHIPPED
+from tests.fakes import running
+from tests.registries import MODEL
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Service:
+    stub: Any
+    channel: grpc.aio.Channel
+    query_log: Path
+
+
+@asynccontextmanager
+async def inference(models: Path, folder: Path) -> AsyncIterator[Service]:
+    taxonomy = load_taxonomy(SHIPPED / "taxonomy" / "mood_food_taxonomy.json")
+    repository = ModelRepository(models, MODEL)
+    keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
+    holder = ModelHolder(repository, Loader(repository, keyword_stage, 138))
+    await holder.converge()
+    log = QueryLog(folder / "queries.jsonl", 10**9, 1)
+    log.start()
+    recommender = Recommender(taxonomy, load_catalogue(SHIPPED / "catalogue" / "dishes.json"))
+    servicer = InferenceServicer(MODEL, holder, repository, recommender, log)
+    add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
+    async with running(servicer, add, ERROR_TABLE) as address, grpc.aio.insecure_channel(address) as channel:
+        yield Service(inference_pb2_grpc.InferenceServiceStub(channel), channel, folder / "queries.jsonl")
+    log.close()
+
+
+def details(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str], list[str]]:
+    """Return reason, metadata and the fields at fault."""
+    metadata = error.trailing_metadata()
+    assert metadata is not None
+    packed = dict(metadata)["grpc-status-details-bin"]
+    assert isinstance(packed, bytes)
+    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status_pb2.Status.FromString(packed).details:
+        detail.Unpack(info) or detail.Unpack(request)
+    assert info.domain == "moodfood"
+    return info.reason, dict(info.metadata), [each.field for each in request.field_violations]
+
+
+async def test_answer_carries_version_stage_and_query_id_and_is_logged(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        answer = (await service.stub.Classify(pb.ClassifyRequest(text="chocolate please", top_k=2))).classification
+    assert (
+        answer.intents[0].label,
+        answer.model_version,
+        answer.stage,
+        len(answer.intents),
+    ) == ("flavor_chocolate", 1, pb.STAGE_LINEAR, 2)
+    assert answer.query_id in service.query_log.read_text()
+
+
+async def test_batch_answers_equal_single_answers(models: Path, tmp_path: Path) -> None:
+    texts = ["rainy day", "pizza tonight", "spicy!", "zzz qqq"]
+    async with inference(models, tmp_path) as service:
+        batch = await service.stub.BatchClassify(pb.BatchClassifyRequest(texts=texts))
+        single = [await service.stub.Classify(pb.ClassifyRequest(text=text)) for text in texts]
+    assert [each.intents for each in batch.classifications] == [each.classification.intents for each in single]
+
+
+async def test_keyword_stage_answers_while_no_model_is_loaded(tmp_path: Path) -> None:
+    async with inference(tmp_path, tmp_path) as service:
+        answer = (await service.stub.Classify(pb.ClassifyRequest(text="rainy and cozy"))).classification
+        nonsense = (await service.stub.Classify(pb.ClassifyRequest(text="qwrtz"))).classification
+    assert (answer.model_version, answer.stage) == (0, pb.STAGE_KEYWORD)
+    assert {"weather_rainy", "atmosphere_cozy"} == {intent.label for intent in answer.intents}
+    assert [(intent.label, intent.confidence) for intent in nonsense.intents] == [("unknown", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_message", "field"),
+    [
+        ("Classify", pb.ClassifyRequest(text=""), "text"),
+        ("Classify", pb.ClassifyRequest(text=" \t"), "text"),
+        ("Classify", pb.ClassifyRequest(text="a\0b"), "text"),
+        ("Classify", pb.ClassifyRequest(text="x" * 10_001), "text"),
+        ("Classify", pb.ClassifyRequest(text="x", top_k=-1), "top_k"),
+        ("Classify", pb.ClassifyRequest(text="x", top_k=101), "top_k"),
+        ("BatchClassify", pb.BatchClassifyRequest(), "texts"),
+        ("BatchClassify", pb.BatchClassifyRequest(texts=["x"] * 257), "texts"),
+        ("BatchClassify", pb.BatchClassifyRequest(texts=["x", ""]), "texts[1]"),
+        ("Recommend", pb.RecommendRequest(text="x", max_dishes=51), "max_dishes"),
+        (
+            "Recommend",
+            pb.RecommendRequest(text="x", context=pb.UserContext(dietary_restrictions=["paleo"])),
+            "context.dietary_restrictions[0]",
+        ),
+        ("Recommend", pb.RecommendRequest(text="x", context=pb.UserContext(mood="m" * 201)), "context.mood"),
+        ("ReloadModel", pb.ReloadModelRequest(version=-1), "version"),
+    ],
+)
+async def test_bad_input_names_its_field_and_is_not_logged(
+    models: Path, tmp_path: Path, method: str, request_message: Any, field: str
+) -> None:
+    async with inference(models, tmp_path) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await getattr(service.stub, method)(request_message)
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert ("INVALID_QUERY", {}, [field]) == details(refusal.value)
+    assert not service.query_log.exists()
+
+
+async def test_bytes_that_are_no_message_are_an_invalid_argument(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        garbage: Any = service.channel.unary_unary("/moodfood.inference.v1.InferenceService/Classify")
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await garbage(b"\xff\xff\xff\xff garbage")
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details(refusal.value)[0] == "MALFORMED_REQUEST"
+
+
+async def test_reload_says_which_check_failed_and_serving_goes_on(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        (models / MODEL / "2" / "model.onnx").write_bytes(b"x")
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await service.stub.ReloadModel(pb.ReloadModelRequest(version=2))
+        answer = await service.stub.Classify(pb.ClassifyRequest(text="pizza"))
+        status = await service.stub.GetModelStatus(pb.GetModelStatusRequest())
+    assert refusal.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert details(refusal.value) == ("MODEL_REJECTED", {"version": "2", "check": "size"}, [])
+    assert (answer.classification.model_version, status.version) == (1, 1)
+    assert "size" in status.last_reload_error
+
+
+async def test_version_that_does_not_exist_is_not_found(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await service.stub.ReloadModel(pb.ReloadModelRequest(version=99))
+    assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_dietary_restriction_holds_over_the_wire(models: Path, tmp_path: Path) -> None:
+    request = pb.RecommendRequest(
+        text="cheesy pasta", context=pb.UserContext(dietary_restrictions=["Vegan"]), max_dishes=50
+    )
+    async with inference(models, tmp_path) as service:
+        answer = await service.stub.Recommend(request)
+    assert answer.recommendations
+    assert all("vegan" in dish.diets for dish in answer.recommendations)

@@ -1,0 +1,97 @@
+import pytest
+from moodfood.inference.v1 import inference_pb2_grpc
+from moodfood.registry.v1 import manifest_pb2 as pb
+
+from services.trainer import rollout
+from services.trainer.champion import Champion
+from services.trainer.errors import (
+    ModelVersionNotFound,
+    NoFormerChampion,
+    NoReplicaReached,
+    ReplicaRejected,
+    VersionRefused,
+)
+from services.trainer.registry import ModelRegistry
+from tests.fakes import FakeReplica, running
+
+pytestmark = pytest.mark.anyio
+
+ADD = inference_pb2_grpc.add_InferenceServiceServicer_to_server
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "ATTEMPTS", 2)
+    monkeypatch.setattr(rollout, "PAUSE_SECONDS", 0.01)
+
+
+def alias_of(registry: ModelRegistry) -> tuple[int, int, int]:
+    alias = registry.champion()
+    assert alias is not None
+    return alias.version, alias.generation, alias.previous
+
+
+async def test_promotion_swaps_every_replica_then_moves_the_alias(registry: ModelRegistry) -> None:
+    one, two = FakeReplica(), FakeReplica()
+    async with running(one, ADD) as first, running(two, ADD) as second:
+        change = await Champion(registry, [first, second]).promote(2, "anna", "better")
+    assert [(2, 2)] == one.reloads == two.reloads
+    assert alias_of(registry) == (2, 2, 1)
+    assert [replica.version for replica in change.replicas] == [2, 2]
+    last = registry.history()[-1]
+    assert (last.by, last.reason, last.from_version, last.to_version) == ("anna", "better", 1, 2)
+
+
+async def test_replica_that_refuses_sends_everybody_back(registry: ModelRegistry) -> None:
+    willing, refusing = FakeReplica(), FakeReplica(refuses=frozenset({2}))
+    async with running(willing, ADD) as first, running(refusing, ADD) as second:
+        with pytest.raises(ReplicaRejected, match="probe"):
+            await Champion(registry, [first, second]).promote(2, "anna", "better")
+    version, generation, _ = alias_of(registry)
+    assert version == 1 == willing.serving
+    assert generation > willing.reloads[0][1]
+    assert registry.history()[-1].action == pb.HISTORY_ACTION_REASSERTED
+
+
+async def test_replica_that_is_away_does_not_stop_a_promotion(registry: ModelRegistry) -> None:
+    there = FakeReplica()
+    async with running(there, ADD) as address:
+        change = await Champion(registry, [NOBODY, address]).promote(2, "anna", "", must_reach=True)
+    assert alias_of(registry)[0] == 2 == there.serving
+    assert [bool(replica.problem) for replica in change.replicas] == [True, False]
+
+
+async def test_run_that_reaches_no_replica_promotes_nothing(registry: ModelRegistry) -> None:
+    with pytest.raises(NoReplicaReached):
+        await Champion(registry, [NOBODY]).promote(2, "run", "", must_reach=True)
+    assert alias_of(registry)[0] == 1
+
+
+async def test_version_that_the_gate_refused_cannot_be_promoted(registry: ModelRegistry) -> None:
+    path = registry.folder / "2" / "decision.json"
+    path.write_text('{"promoted": false, "rules": [{"rule": "golden_all_right", "passed": false}]}')
+    with pytest.raises(VersionRefused, match="golden_all_right"):
+        await Champion(registry, [NOBODY]).promote(2, "anna", "")
+    with pytest.raises(ModelVersionNotFound):
+        await Champion(registry, [NOBODY]).promote(99, "anna", "")
+    assert alias_of(registry) == (1, 1, 0)
+
+
+async def test_rollback_brings_the_former_champion_back_once_and_goes_further_twice(registry: ModelRegistry) -> None:
+    replica = FakeReplica()
+    async with running(replica, ADD) as address:
+        champion = Champion(registry, [address])
+        await champion.promote(2, "anna", "")
+        change = await champion.roll_back("ben", "answers got worse")
+        with pytest.raises(NoFormerChampion):
+            await champion.roll_back("ben", "again")
+    assert 1 == change.alias.version == replica.serving
+    last = registry.history()[-1]
+    assert (last.action, last.by, last.reason) == (pb.HISTORY_ACTION_ROLLED_BACK, "ben", "answers got worse")
+
+
+async def test_dns_target_means_every_address_of_the_name() -> None:
+    assert "127.0.0.1:50051" in await rollout.resolve(["dns:///localhost:50051"])
+    assert await rollout.resolve(["dns:///no.such.host.invalid:1"]) == []
+    assert await rollout.resolve(["10.0.0.1:5"]) == ["10.0.0.1:5"]

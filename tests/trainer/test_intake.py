@@ -1,0 +1,101 @@
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.trainer.errors import InvalidRequest, UnknownQuery
+from services.trainer.feedback import FeedbackStore
+from services.trainer.intake import Intake
+from services.trainer.query_index import QueryIndex
+
+pytestmark = pytest.mark.anyio
+
+
+def intake(folder: Path) -> tuple[Intake, FeedbackStore]:
+    store = FeedbackStore(folder / "feedback.jsonl")
+    return Intake(store, QueryIndex(folder / "queries.jsonl"), ["a", "b"]), store
+
+
+def log_query(folder: Path, query_id: str, text: str) -> None:
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "query", "query_id": query_id, "text": text}) + "\n")
+
+
+async def examples(*rows: tuple[str, Sequence[str]]) -> AsyncIterator[tuple[str, Sequence[str]]]:
+    for row in rows:
+        yield row
+
+
+async def test_feedback_by_query_id_is_stored_with_the_logged_text(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    log_query(tmp_path, "q1", "rainy day")
+    feedback_id = await subject.add("q1", "", ["a"], "user-7")
+    (record,) = store.records()
+    assert (feedback_id, "rainy day", ["a"], "q1", "user-7", "feedback") == (
+        record.feedback_id,
+        record.text,
+        list(record.labels),
+        record.query_id,
+        record.user_id,
+        record.source,
+    )
+
+
+@pytest.mark.parametrize(
+    ("query_id", "text", "labels", "field"),
+    [
+        ("", "", ["a"], "query_id"),
+        ("q1", "both", ["a"], "text"),
+        ("", "hello", [], "labels"),
+        ("", "hello", ["nope"], "labels[0]"),
+        ("", "hello", ["a", "a"], "labels"),
+        ("", "hello", ["a"] * 11, "labels"),
+        ("", "a\0b", ["a"], "text"),
+        ("", "?!", ["a"], "text"),
+        ("", "x" * 10_001, ["a"], "text"),
+    ],
+)
+async def test_bad_feedback_names_its_field_and_stores_nothing(
+    tmp_path: Path, query_id: str, text: str, labels: list[str], field: str
+) -> None:
+    subject, store = intake(tmp_path)
+    with pytest.raises(InvalidRequest) as refusal:
+        await subject.add(query_id, text, labels, "")
+    assert (field, []) == (refusal.value.field, store.records())
+
+
+async def test_query_id_that_nobody_logged_is_unknown(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    with pytest.raises(UnknownQuery):
+        await subject.add("nope", "", ["a"], "")
+    assert store.records() == []
+
+
+async def test_import_stores_all_or_nothing_and_names_each_bad_line(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    imported, errors = await subject.add_all(examples(("ok", ["a"]), ("", ["a"]), ("x", ["nope"]), ("y", [])))
+    assert (imported, store.records()) == (0, [])
+    assert [(error.line, error.field) for error in errors] == [(2, "text"), (3, "labels[0]"), (4, "labels")]
+    assert await subject.add_all(examples(("ok", ["a"]), ("fine", ["b"]))) == (2, [])
+    assert [record.source for record in store.records()] == ["import", "import"]
+
+
+async def test_index_follows_the_log_across_a_rotation(tmp_path: Path) -> None:
+    index, log = QueryIndex(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
+    log_query(tmp_path, "q1", "one")
+    assert index.text_of("q1") == "one"
+    log_query(tmp_path, "q2", "two")
+    log.rename(tmp_path / "queries.jsonl.1")
+    log_query(tmp_path, "q3", "three")
+    assert [index.text_of(each) for each in ("q3", "q2", "q1", "q4")] == ["three", "two", "one", None]
+
+
+async def test_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    index, log = QueryIndex(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
+    line = json.dumps({"event": "query", "query_id": "q1", "text": "one"})
+    log.write_text(line[:20])
+    assert index.text_of("q1") is None
+    with log.open("a") as file:
+        file.write(line[20:] + "\nnot json\n")
+    assert index.text_of("q1") == "one"

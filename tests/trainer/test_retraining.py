@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from services.trainer.errors import BrokenData, StageFailed
+from services.trainer.feedback import Feedback, FeedbackStore
+from services.trainer.plan import Plan
+from services.trainer.registry import ModelRegistry
+from services.trainer.retraining import retrain
+from services.trainer.scoring import GraphScorer
+from services.trainer.stages import RunStage
+from tests.conftest import small_plan
+from tests.registries import MODEL, promote
+
+
+def top_label(registry: ModelRegistry, version: int, text: str) -> str:
+    scorer = GraphScorer(registry.graph(version), registry.manifest(version).labels)
+    return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
+
+
+def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
+    seen: list[RunStage] = []
+    result = retrain(small_plan(small_data, tmp_path), seen.append)
+    assert list(RunStage)[:-1] == seen
+    assert sorted(stage.value for stage in seen) == [stage.value for stage in seen]
+    assert (result.decision.promoted, result.version) == (True, 1)
+    folder = tmp_path / MODEL / "1"
+    assert {"model.onnx", "manifest.json", "evaluation.json", "decision.json"} == {p.name for p in folder.iterdir()}
+    assert (tmp_path / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
+
+
+def test_same_data_gives_the_same_model(trained_models: Path) -> None:
+    registry = ModelRegistry(trained_models, MODEL, 10)
+    assert registry.graph(1) == registry.graph(2)
+    assert registry.manifest(1).snapshot.id == registry.manifest(2).snapshot.id
+
+
+def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback(f"something glorptastic number {n}", ("flavor_spicy",)) for n in range(30)])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    assert result.decision.promoted, result.decision.reasons
+    assert top_label(registry, result.version, "a glorptastic evening") == "flavor_spicy"
+    assert top_label(registry, 1, "a glorptastic evening") != "flavor_spicy"
+    assert registry.manifest(result.version).snapshot.feedback_records == 30
+
+
+def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
+    small_data: Path, models: Path, tmp_path: Path
+) -> None:
+    labels = ["emotion_sad", "flavor_spicy", "meal_breakfast", "cuisine_italian"]
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback(f"gibberish zzz{n} qqq{n * 7}", (labels[n * n % 4],)) for n in range(600)])
+    store.add([Feedback(f"pizza chocolate sad {n}", (labels[(n + 1) % 4],)) for n in range(600)])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    assert not result.decision.promoted
+    assert result.decision.reasons
+    decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
+    assert decision["promoted"] is False
+
+
+def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback("Pizza!", ("emotion_sad",))])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
+    assert result.decision.promoted
+
+
+def test_any_labels_and_examples_can_be_trained_without_a_taxonomy(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    rows = [{"text": f"turn the {w} {a} number {n}", "labels": [f"{w}_{a}"]}
+            for n in range(60) for w in ("light", "radio") for a in ("on", "off")]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    result = retrain(Plan(str(tmp_path / "m"), "home", 10, (str(path),)), lambda _stage: None)
+    assert (result.decision.promoted, result.evaluation.accuracy) == (True, 1.0)
+    assert dict(result.snapshot.dropped) == {"malformed_line": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [([], StageFailed), ([{"text": f"only one {n}", "labels": ["a"]} for n in range(50)], StageFailed)],
+)
+def test_too_little_data_ends_the_run_and_registers_nothing(
+    tmp_path: Path, rows: list[dict[str, object]], error: type[Exception]
+) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
+    with pytest.raises(error):
+        retrain(plan, lambda _stage: None)
+    assert plan.registry.versions() == []
+
+
+def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
+    with pytest.raises(BrokenData, match="nowhere"):
+        retrain(Plan(str(tmp_path), "home", 10, (str(tmp_path / "nowhere.jsonl"),)), lambda _stage: None)
+
+
+def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(small_data: Path, models: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    promote(registry, 2)
+    (registry.folder / "2" / "model.onnx").unlink()
+    with pytest.raises(StageFailed, match="champion"):
+        retrain(small_plan(small_data, models), lambda _stage: None)

@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.trainer.examples import TAXONOMY, Example
+from services.trainer.snapshot import is_held_out, split, write_snapshot
+
+EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
+
+
+def test_example_never_changes_sides_as_data_grows() -> None:
+    small, large = split(EXAMPLES[:100], []), split(EXAMPLES, [])
+    assert set(small.train) <= set(large.train)
+    assert set(small.held_out) <= set(large.held_out)
+
+
+def test_about_a_tenth_is_held_out() -> None:
+    assert 30 <= len(split(EXAMPLES, []).held_out) <= 75
+
+
+@given(st.lists(st.sampled_from(["warm", "soup", "rainy", "day"]), min_size=1))
+def test_texts_of_the_same_words_land_on_one_side(words: list[str]) -> None:
+    shuffled = Example(", ".join(reversed(words)).upper() + "!", ("a",))
+    assert is_held_out(Example(" ".join(words), ("a",))) == is_held_out(shuffled)
+
+
+def test_descriptors_of_the_taxonomy_are_never_evidence() -> None:
+    descriptors = [Example(f"query number {n}", ("a",), TAXONOMY) for n in range(500)]
+    assert split(descriptors, []).held_out == ()
+
+
+def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
+    first, again = split(EXAMPLES, []), split(EXAMPLES, [])
+    other = split(EXAMPLES[:-1], [])
+    assert first.id == again.id
+    assert first.id != other.id
+    path = write_snapshot(first, tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (500, f"{first.id}.jsonl") == (len(rows), path.name)
+    assert {"train", "held_out"} == {row["part"] for row in rows}
