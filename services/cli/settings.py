@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.transport.tether import SUPERVISOR_VARIABLE
+
 
 class Settings(BaseSettings):
     """Read from MOODFOOD_* variables."""
@@ -41,6 +43,7 @@ class Settings(BaseSettings):
         return {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
+            SUPERVISOR_VARIABLE: str(os.getpid()),
             "MOODFOOD_MODELS_DIR": str(self.models_dir.resolve()),
             "MOODFOOD_DATA_DIR": str(self.data_dir.resolve()),
         }

@@ -11,6 +11,7 @@ from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.settings import Settings
 from services.transport.logs import configure_logs
+from services.transport.tether import end_with_supervisor
 
 GRACE_SECONDS = 3
 
@@ -50,6 +51,7 @@ def main() -> None:
         )
     )
     _log.info("gateway serving", address=f"http://{settings.host}:{listener.getsockname()[1]}")
+    end_with_supervisor()
     server.run(sockets=[listener])
     _log.info("gateway stopped")
 

@@ -9,10 +9,17 @@ from msgspec import Meta, Struct
 MAX_TEXT_CHARS = 10_000
 MAX_BATCH_TEXTS = 256
 
-Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS, description="What the user said")]
+Text = Annotated[
+    str,
+    Meta(
+        max_length=MAX_TEXT_CHARS,
+        description="What the user said",
+        examples=["rainy day, I want something warm and cozy"],
+    ),
+]
 TopK = Annotated[int, Meta(ge=1, le=100, description="How many intents to return")]
 Count = Annotated[int, Meta(ge=1, le=1000)]
-Label = Annotated[str, Meta(min_length=1, max_length=200)]
+Label = Annotated[str, Meta(min_length=1, max_length=200, examples=["goal_comfort"])]
 
 
 class UserContext(Struct, forbid_unknown_fields=False):

@@ -6,18 +6,24 @@ from typing import Protocol
 
 import numpy as np
 
-from services.trainer.examples import FEEDBACK, Example
+from services.trainer.examples import Example
 
 TIMED_QUERIES = 200
 
 
-class Scorer(Protocol):
+class Ranker(Protocol):
     """Anything that gives probabilities for texts."""
 
-    labels: tuple[str, ...]
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the columns."""
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return [n, n_labels]."""
+
+
+class Scorer(Ranker, Protocol):
+    """A ranker whose time can be taken."""
 
     def median_query_micros(self, texts: Sequence[str]) -> float:
         """Return the median time of one query in microseconds."""
@@ -46,21 +52,17 @@ class Evaluation:
     labels: tuple[LabelResult, ...]
     query_micros: float
     model_bytes: int
-    feedback_examples: int
-    feedback_accuracy: float
+    feedback_examples: int = 0
+    feedback_accuracy: float = 0.0
 
 
 def evaluate(scorer: Scorer, held_out: Sequence[Example], golden: Sequence[Example], model_bytes: int) -> Evaluation:
     """Ask a model every held-out and golden query."""
     texts = [example.text for example in held_out]
     ranked = ranked_labels(scorer, texts)
-    right = np.array(
-        [labels[0] in example.labels for labels, example in zip(ranked, held_out, strict=True)], dtype=bool
-    )
-    from_feedback = np.array([example.source == FEEDBACK for example in held_out], dtype=bool)
     results = label_results([labels[0] for labels in ranked], held_out)
     return Evaluation(
-        accuracy=_mean(right),
+        accuracy=_mean(top_1_right(ranked, held_out)),
         macro_f1=_mean([result.f1 for result in results]),
         recall_at_3=_mean(
             [
@@ -74,12 +76,20 @@ def evaluate(scorer: Scorer, held_out: Sequence[Example], golden: Sequence[Examp
         labels=results,
         query_micros=scorer.median_query_micros(texts[:TIMED_QUERIES]),
         model_bytes=model_bytes,
-        feedback_examples=int(from_feedback.sum()),
-        feedback_accuracy=_mean(right[from_feedback]),
     )
 
 
-def ranked_labels(scorer: Scorer, texts: Sequence[str]) -> list[tuple[str, ...]]:
+def accuracy(scorer: Ranker, examples: Sequence[Example]) -> float:
+    """Return the share of examples whose top-1 label is one of theirs."""
+    return _mean(top_1_right(ranked_labels(scorer, [example.text for example in examples]), examples))
+
+
+def top_1_right(ranked: Sequence[tuple[str, ...]], examples: Sequence[Example]) -> list[bool]:
+    """Say for each example whether its best label is one of its own."""
+    return [labels[0] in example.labels for labels, example in zip(ranked, examples, strict=True)]
+
+
+def ranked_labels(scorer: Ranker, texts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the three best labels for each text."""
     order = np.argsort(-scorer.probabilities(texts), axis=1, kind="stable")[:, :3]
     return [tuple(scorer.labels[index] for index in row) for row in order]
@@ -133,5 +143,5 @@ def _f1(hits: float, misses: float, alarms: float) -> float:
     return 2 * hits / (2 * hits + misses + alarms) if hits + misses + alarms else 1.0
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

@@ -6,7 +6,7 @@ it in place. A stage that cannot be passed raises, and until `register` nothing 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 from services.trainer.abstention import choose_min_confidence
 from services.trainer.cleaning import Cleaned, clean
 from services.trainer.errors import ModelVersionNotFound, StageFailed
-from services.trainer.evaluation import Evaluation, evaluate
+from services.trainer.evaluation import Evaluation, accuracy, evaluate
 from services.trainer.examples import FEEDBACK, Example, read_examples
 from services.trainer.export import INPUT_NAME, INPUT_TYPE, OUTPUT_NAME, OUTPUT_TYPE, export_graph
 from services.trainer.feedback import FeedbackStore
 from services.trainer.parity import check_parity
 from services.trainer.plan import Plan
-from services.trainer.promotion import Decision, decide
+from services.trainer.promotion import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.records import evaluation_report, promotion_decision, to_json
 from services.trainer.registry import DECISION_FILE, EVALUATION_FILE, GRAPH_FILE, MANIFEST_FILE, ModelRegistry
 from services.trainer.scoring import GraphScorer
@@ -86,10 +86,10 @@ def retrain(plan: Plan, report: Report) -> Result:
     snapshot = split(cleaned.examples, _usable(collected.held_out, collected.labels))
     write_snapshot(snapshot, registry.snapshots_folder)
     summary = _summary(snapshot, cleaned, collected)
-    graph, scorer = _train(snapshot, report)
+    graph, scorer, feedback_accuracy = _train(snapshot, report)
     report(RunStage.EVALUATE)
     golden = _usable(collected.golden, collected.labels)
-    challenger = _evaluate_challenger(graph, scorer, snapshot, golden)
+    challenger = _evaluate_challenger(graph, scorer, feedback_accuracy, snapshot, golden)
     champion_version, champion = _evaluate_champion(registry, snapshot, golden)
     report(RunStage.DECIDE)
     decision = decide(challenger.evaluation, champion, champion_version)
@@ -128,7 +128,7 @@ def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected)
         dropped["malformed_line"] = collected.malformed
     summary = pb.Snapshot(
         id=snapshot.id,
-        train_examples=len(snapshot.train),
+        train_examples=len(snapshot.train) + len(snapshot.withheld_feedback),
         held_out_examples=len(snapshot.held_out),
         feedback_records=collected.feedback_records,
         dropped=dropped,
@@ -137,31 +137,43 @@ def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected)
     return summary
 
 
-def _train(snapshot: DatasetSnapshot, report: Report) -> tuple[bytes, GraphScorer]:
+def _train(snapshot: DatasetSnapshot, report: Report) -> tuple[bytes, GraphScorer, float]:
     if not snapshot.train or not snapshot.held_out:
         raise StageFailed(
             f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
         )
     report(RunStage.TRAIN)
-    model = fit(snapshot.train)
+    feedback_accuracy = _feedback_accuracy(snapshot)
+    model = fit((*snapshot.train, *snapshot.withheld_feedback))
     report(RunStage.EXPORT)
     graph = export_graph(model)
     report(RunStage.PARITY)
     scorer = GraphScorer(graph, model.labels)
     texts = [example.text for example in snapshot.held_out]
     check_parity(model.probabilities(texts), scorer.probabilities(texts), texts)
-    return graph, scorer
+    return graph, scorer, feedback_accuracy
+
+
+def _feedback_accuracy(snapshot: DatasetSnapshot) -> float:
+    """Fit without the withheld feedback and return the accuracy on it; 0 when it is too little to judge by."""
+    if len(snapshot.withheld_feedback) < MIN_FEEDBACK_EXAMPLES:
+        return 0.0
+    return accuracy(fit(snapshot.train), snapshot.withheld_feedback)
 
 
 def _evaluate_challenger(
-    graph: bytes, scorer: GraphScorer, snapshot: DatasetSnapshot, golden: Sequence[Example]
+    graph: bytes, scorer: GraphScorer, feedback_accuracy: float, snapshot: DatasetSnapshot, golden: Sequence[Example]
 ) -> _Challenger:
     held_out_texts = [example.text for example in snapshot.held_out]
     golden_texts = [example.text for example in golden]
     return _Challenger(
         graph=graph,
         scorer=scorer,
-        evaluation=evaluate(scorer, snapshot.held_out, golden, len(graph)),
+        evaluation=replace(
+            evaluate(scorer, snapshot.held_out, golden, len(graph)),
+            feedback_examples=len(snapshot.withheld_feedback),
+            feedback_accuracy=feedback_accuracy,
+        ),
         min_confidence=choose_min_confidence(
             scorer.probabilities(held_out_texts), scorer.probabilities(golden_texts), scorer.probabilities([""])
         ),

@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import grpc
 import structlog
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.transport.errors import ErrorInterceptor, ErrorTable
 from services.transport.health import add_health
+from services.transport.tether import end_with_supervisor
 
 SHUTDOWN_GRACE_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 1000
@@ -52,7 +54,7 @@ def bind(server: grpc.aio.Server, host: str, port: int, port_variable: str) -> i
     return bound
 
 
-async def start(server: grpc.aio.Server, service_names: Sequence[str]) -> Callable[[], Awaitable[None]]:
+async def start(server: grpc.aio.Server, service_names: Sequence[str]) -> Callable[[], Coroutine[Any, Any, None]]:
     """Add health and reflection, start, and return the coroutine function that stops the server gracefully."""
     health = await add_health(server, service_names)
     reflection.enable_server_reflection((*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
@@ -66,7 +68,7 @@ async def start(server: grpc.aio.Server, service_names: Sequence[str]) -> Callab
 
 
 async def until_signal() -> str:
-    """Wait for SIGINT or SIGTERM and return its name."""
+    """Wait for SIGINT or SIGTERM and return its name; the end of the supervisor counts as SIGTERM."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[str] = loop.create_future()
 
@@ -76,6 +78,7 @@ async def until_signal() -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, receive, number)
+    end_with_supervisor()
     return await received
 
 

@@ -1,6 +1,7 @@
 """Whole stories told by three real processes: learning, refusing, rolling back."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import grpc
 import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SMALL_LABELS
 from tests.e2e.system import System, eventually, traffic
 from tests.registries import MODEL
 
@@ -57,11 +58,11 @@ def test_word_nobody_knew_is_learned_without_losing_a_request_and_unlearned_by_o
 
 
 def test_poisoned_batch_is_refused_and_nothing_changes(live: System, tmp_path: Path) -> None:
-    labels = ["emotion_sad", "flavor_spicy", "meal_breakfast", "cuisine_italian", "weather_rainy"]
+    chance = random.Random(7)
     poison = tmp_path / "poison.jsonl"
     poison.write_text(
         "".join(
-            json.dumps({"text": f"{WORDS[n % 10]} rain sad pizza {n}", "labels": [labels[n * n % 5]]}) + "\n"
+            json.dumps({"text": f"{WORDS[n % 10]} rain sad pizza {n}", "labels": [chance.choice(SMALL_LABELS)]}) + "\n"
             for n in range(3000)
         )
     )

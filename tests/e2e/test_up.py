@@ -79,6 +79,15 @@ def test_one_command_starts_everything_and_one_signal_stops_it(tmp_path: Path, s
         assert alive(started) == set()
 
 
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with everything(tmp_path) as (system, process, _output):
+        eventually(lambda: system.call("/readyz")[0] == 200, "everything up")
+        started = descendants(process.pid)
+        process.kill()
+        process.wait()
+        eventually(lambda: not alive(started), "the end of everything that was started", 15)
+
+
 def test_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 import pytest
 
 from services.trainer.evaluation import evaluate, golden_failures, label_results
-from services.trainer.examples import FEEDBACK, Example
+from services.trainer.examples import Example
 from tests.fakes import FakeScorer
 
 LABELS = ("a", "b", "c", "d")
@@ -37,9 +37,3 @@ def test_macro_f1_weighs_labels_alike() -> None:
 def test_golden_queries_that_fail_are_named_with_the_wrong_answer() -> None:
     golden = [Example("is a", ("a",)), Example("is b", ("a", "c"))]
     assert golden_failures(SCORER, golden) == ("is b -> b",)
-
-
-def test_feedback_is_measured_apart() -> None:
-    held_out = [Example("is a", ("a",)), Example("is a", ("b",), FEEDBACK), Example("is b", ("b",), FEEDBACK)]
-    report = evaluate(SCORER, held_out, [], 0)
-    assert (report.feedback_examples, report.feedback_accuracy) == (2, 0.5)

@@ -1,4 +1,6 @@
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from services.trainer.registry import ModelRegistry
 from services.trainer.retraining import retrain
 from services.trainer.scoring import GraphScorer
 from services.trainer.stages import RunStage
-from tests.conftest import small_plan
+from tests.conftest import SMALL_LABELS, small_plan
 from tests.registries import MODEL, promote
 
 
@@ -47,13 +49,17 @@ def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path,
     assert registry.manifest(result.version).snapshot.feedback_records == 30
 
 
+@pytest.mark.parametrize(
+    "text",
+    [lambda n: f"gibberish zzz{n} qqq{n * 7}", lambda n: f"pizza rainy chocolate sad {n}"],
+    ids=["texts unlike any other", "texts like the real ones"],
+)
 def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
-    small_data: Path, models: Path, tmp_path: Path
+    small_data: Path, models: Path, tmp_path: Path, text: Callable[[int], str]
 ) -> None:
-    labels = ["emotion_sad", "flavor_spicy", "meal_breakfast", "cuisine_italian"]
+    chance = random.Random(7)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
-    store.add([Feedback(f"gibberish zzz{n} qqq{n * 7}", (labels[n * n % 4],)) for n in range(600)])
-    store.add([Feedback(f"pizza chocolate sad {n}", (labels[(n + 1) % 4],)) for n in range(600)])
+    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
     result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
     assert not result.decision.promoted
     assert result.decision.reasons

@@ -4,8 +4,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.examples import TAXONOMY, Example
-from services.trainer.snapshot import is_held_out, split, write_snapshot
+from services.trainer.examples import FEEDBACK, TAXONOMY, Example
+from services.trainer.snapshot import part_of, split, write_snapshot
 
 EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
 
@@ -23,12 +23,20 @@ def test_about_a_tenth_is_held_out() -> None:
 @given(st.lists(st.sampled_from(["warm", "soup", "rainy", "day"]), min_size=1))
 def test_texts_of_the_same_words_land_on_one_side(words: list[str]) -> None:
     shuffled = Example(", ".join(reversed(words)).upper() + "!", ("a",))
-    assert is_held_out(Example(" ".join(words), ("a",))) == is_held_out(shuffled)
+    assert part_of(Example(" ".join(words), ("a",))) == part_of(shuffled)
 
 
 def test_descriptors_of_the_taxonomy_are_never_evidence() -> None:
     descriptors = [Example(f"query number {n}", ("a",), TAXONOMY) for n in range(500)]
     assert split(descriptors, []).held_out == ()
+
+
+def test_feedback_is_never_held_out_from_the_model_that_serves() -> None:
+    feedback = [Example(f"query number {n}", ("a",), FEEDBACK) for n in range(500)]
+    snapshot = split(feedback, [])
+    assert snapshot.held_out == ()
+    assert 30 <= len(snapshot.withheld_feedback) <= 75
+    assert len(snapshot.train) + len(snapshot.withheld_feedback) == 500
 
 
 def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:

@@ -320,9 +320,9 @@ class EvaluationReport(_message.Message):
     model_bytes: _builtins.int
     """Size of the graph in bytes."""
     feedback_examples: _builtins.int
-    """Held-out examples that came from feedback."""
+    """Feedback examples withheld from a first fit to see whether feedback can be learned."""
     feedback_accuracy: _builtins.float
-    """Accuracy on those, in [0, 1]; 0 when there are none."""
+    """Accuracy of that fit on them, in [0, 1]; 0 when they were too few to judge by."""
     @_builtins.property
     def golden_wrong(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Golden queries answered wrongly: "text -> answer"."""
