@@ -1,5 +1,6 @@
 """Starts the gateway: the only place that reads its environment and wires its objects."""
 
+import signal
 import socket
 import sys
 
@@ -50,6 +51,13 @@ def main() -> None:
             server_header=False,
         )
     )
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal that ended it once more afterwards; with these handlers that is no second death.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     _log.info("gateway serving", address=f"http://{settings.host}:{listener.getsockname()[1]}")
     end_with_supervisor()
     server.run(sockets=[listener])

@@ -6,8 +6,6 @@ store from running two; the system frees it when its holder dies.
 
 import asyncio
 import contextlib
-import os
-import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -15,7 +13,6 @@ from pathlib import Path
 
 import structlog
 from filelock import FileLock, Timeout
-from google.protobuf import json_format
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
@@ -24,6 +21,7 @@ from services.trainer.event_log import EventLog, trigger_name
 from services.trainer.plan import Plan
 from services.trainer.registry import ModelRegistry
 from services.trainer.run_store import RunStore
+from services.trainer.training_process import TrainingProcess
 
 PROMOTER = "training run"
 
@@ -55,7 +53,7 @@ class Retrainer:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(lock_path, timeout=0, thread_local=False)
         self._task: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = TrainingProcess()
         self._running_id = ""
         self._cancelled = False
         self._changed = asyncio.Condition()
@@ -131,7 +129,7 @@ class Retrainer:
         if run_id != self._running_id or run.stage == pb.RUN_STAGE_PROMOTE:
             return
         self._cancelled = True
-        self._kill_child()
+        self._process.kill()
         if self._task is not None:
             await asyncio.shield(self._task)
 
@@ -157,7 +155,7 @@ class Retrainer:
 
     async def close(self) -> None:
         """End what is going on because the trainer stops."""
-        self._kill_child()
+        self._process.kill()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=3.0)
 
@@ -171,7 +169,8 @@ class Retrainer:
 
     async def _run(self, run: pb.TrainingRun) -> None:
         try:
-            await self._follow_child(run)
+            async for change in self._process.run(self._plan_for(run.run_id)):
+                await self._merge(run, change)
             if self._cancelled:
                 run.state = pb.RUN_STATE_CANCELLED
                 run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
@@ -193,29 +192,6 @@ class Retrainer:
             run.reasons.append("unexpected error; the trainer's log has the details")
         finally:
             await self._finish(run)
-
-    async def _follow_child(self, run: pb.TrainingRun) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.trainer.child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=16 * 1024 * 1024,
-            env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
-        )
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the child has no pipes")
-        process.stdin.write(self._plan_for(run.run_id).to_line())
-        with contextlib.suppress(ConnectionError):
-            await process.stdin.drain()
-        async for line in process.stdout:
-            with contextlib.suppress(json_format.ParseError):
-                await self._merge(run, json_format.Parse(line, pb.TrainingRun()))
-        await process.wait()
-        process.stdin.close()
-        self._process = None
 
     async def _merge(self, run: pb.TrainingRun, change: pb.TrainingRun) -> None:
         before = run.stage
@@ -265,11 +241,6 @@ class Retrainer:
     def _save(self, run: pb.TrainingRun) -> None:
         run.updated_at.FromDatetime(datetime.now(UTC))
         self._store.save(run)
-
-    def _kill_child(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
 
     async def _tell_watchers(self) -> None:
         async with self._changed:

@@ -90,6 +90,7 @@ class System:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
+            assert process.returncode == 0, f"{process.args!r} ended with {process.returncode}"
 
     def call(self, path: str, body: dict[str, Any] | None = None, method: str = "") -> tuple[int, dict[str, Any]]:
         data = None if body is None else json.dumps(body).encode()

@@ -65,6 +65,7 @@ def test_child_ends_with_the_trainer_that_started_it(live: System) -> None:
     live.kill("trainer")
     eventually(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the end of the child", 10)
     live.start("trainer")
+    eventually(live.ready, "the trainer back again")
 
 
 def test_inference_killed_while_a_run_goes_on_serves_the_champion_when_it_is_back(live: System) -> None:

@@ -1,0 +1,52 @@
+"""The child process of one run, seen from the trainer: started, listened to, killed."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+
+from google.protobuf import json_format
+from moodfood.trainer.v1 import trainer_pb2 as pb
+
+from services.trainer.plan import Plan
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+THREADS = "2"
+
+
+class TrainingProcess:
+    """Runs `services.trainer.child`. It ends by itself when this process ends, because its standard input closes."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self, plan: Plan) -> AsyncIterator[pb.TrainingRun]:
+        """Start the child and yield what it reports: runs in which only the changed fields are set."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.trainer.child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
+            env={**os.environ, "OMP_NUM_THREADS": THREADS, "OPENBLAS_NUM_THREADS": THREADS},
+        )
+        self._process = process
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the child has no pipes")
+        process.stdin.write(plan.to_line())
+        with contextlib.suppress(ConnectionError):
+            await process.stdin.drain()
+        async for line in process.stdout:
+            with contextlib.suppress(json_format.ParseError):
+                yield json_format.Parse(line, pb.TrainingRun())
+        await process.wait()
+        process.stdin.close()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the child at once, if there is one."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
