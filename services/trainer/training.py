@@ -16,9 +16,11 @@ from services.trainer.errors import StageFailed
 from services.trainer.examples import Example
 from services.trainer.text import normalise
 
-INVERSE_REGULARISATION = 20.0
-MAX_ITERATIONS = 200
-TOLERANCE = 1e-3
+INVERSE_REGULARISATION = 10.0
+MAX_ITERATIONS = 300
+# At 1e-3 one new example moved held-out accuracy of the shipped data by up to 0.005, by stopping early alone, which the
+# gate takes for a change of quality; here it moves by 0.002 or less. Costs a third more time than 1e-3.
+TOLERANCE = 3e-4
 
 
 @dataclass(frozen=True)

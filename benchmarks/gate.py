@@ -1,0 +1,94 @@
+"""Measure how often the gate lets a harmless retrain pass: feedback on one invented word, over the shipped data.
+
+Each round teaches a random label by one repeated text, by numbered texts, or by thirty phrases, and retrains against
+the same champion. Prints each round's change of held-out accuracy and macro-F1 and the share promoted; ends with 1 when
+it is under 95 %. A round takes about six seconds. Repeat with `.venv/bin/python -m benchmarks.gate --rounds 30`.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_PROMOTED
+
+from services.trainer.feedback import Feedback, FeedbackStore
+from services.trainer.plan import Plan
+from services.trainer.retraining import Result, retrain
+from services.trainer.taxonomy import load_taxonomy_labels
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+TAXONOMY = DATA / "taxonomy" / "mood_food_taxonomy.json"
+SHARE_PROMOTED = 0.95
+PHRASES = (
+    "something {} tonight", "i want something {}", "{} food please", "feeling {} today", "craving {}", "{} dinner",
+    "make it {}", "so {} right now", "need {} things", "a {} kind of day", "what is {} to eat", "give me {}",
+    "{} and warm", "a little {} snack", "really {}", "is there anything {}", "{} lunch ideas", "my kids want {}",
+    "cook me {} stuff", "{} again", "very {} mood", "quick {} meal", "{} for two", "can you do {}", "love {} dishes",
+    "{} soup", "nothing but {}", "{} for my friends", "it has to be {}", "some {} please",
+)  # fmt: skip
+
+
+def texts(kind: str, word: str) -> list[str]:
+    """Return thirty texts with an invented word."""
+    if kind == "phrases":
+        return [phrase.format(word) for phrase in PHRASES]
+    return [PHRASES[0].format(word) + (f" {n}" if kind == "numbered" else "") for n in range(len(PHRASES))]
+
+
+def plan_in(folder: Path) -> Plan:
+    """Return a run on the shipped data."""
+    return Plan(
+        models_dir=str(folder / "models"),
+        model="mood_food",
+        keep_versions=10,
+        seed_files=tuple(str(path) for path in sorted((DATA / "examples" / "train").glob("*.jsonl"))),
+        held_out_file=str(DATA / "examples" / "held_out.jsonl"),
+        golden_file=str(DATA / "examples" / "golden.jsonl"),
+        taxonomy_file=str(TAXONOMY),
+    )
+
+
+def run_round(folder: Path, plan: Plan, chance: random.Random, labels: tuple[str, ...]) -> tuple[str, Result]:
+    """Teach one word, retrain, and forget the version again."""
+    kind, label, word = (
+        chance.choice(("one", "numbered", "phrases")),
+        chance.choice(labels),
+        f"glorp{chance.randrange(10**6)}",
+    )
+    path = folder / "feedback.jsonl"
+    path.unlink(missing_ok=True)
+    FeedbackStore(path).add([Feedback(text, (label,)) for text in texts(kind, word)])
+    result = retrain(replace(plan, feedback_file=str(path)), lambda _stage: None)
+    shutil.rmtree(plan.registry.folder / str(result.version))
+    return f"{kind:<9} {label:<26}", result
+
+
+def main() -> None:
+    """Run the rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    chance, labels, promoted = random.Random(asked.seed), load_taxonomy_labels(TAXONOMY).names, 0
+    with tempfile.TemporaryDirectory() as name:
+        plan = plan_in(Path(name))
+        champion = retrain(plan, lambda _stage: None)
+        plan.registry.move_alias(champion.version, 0, 1, HISTORY_ACTION_PROMOTED, "benchmark", "the champion")
+        for _ in range(asked.rounds):
+            what, result = run_round(Path(name), plan, chance, labels)
+            promoted += result.decision.promoted
+            accuracy = result.evaluation.accuracy - champion.evaluation.accuracy
+            macro_f1 = result.evaluation.macro_f1 - champion.evaluation.macro_f1
+            print(
+                what, f"{accuracy:+.4f} {macro_f1:+.4f}", "; ".join(result.decision.reasons) or "promoted", flush=True
+            )
+    print(f"{promoted} of {asked.rounds} promoted, limit {SHARE_PROMOTED:.0%}")
+    sys.exit(0 if promoted >= SHARE_PROMOTED * asked.rounds else 1)
+
+
+if __name__ == "__main__":
+    main()
