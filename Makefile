@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	|| { echo "Python 3.11 is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }; } && $(PYTHON) -m venv $(VENV)
 INSTALL_SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
 .DEFAULT_GOAL := help
@@ -14,14 +16,14 @@ help:  ## print this help
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml
 	@echo "setting up $(VENV) (once; needs Python 3.11)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	@$(PIP) install --require-hashes --requirement requirements/run.txt
 	@$(INSTALL_SELF)
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml
 	@echo "setting up $(VENV) for development (once; needs Python 3.11)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
 	@$(INSTALL_SELF)
 	@touch $(VENV)/run.stamp $@

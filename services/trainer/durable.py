@@ -59,14 +59,22 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             content = ("\n" if torn else "").encode() + "".join(f"{line}\n" for line in lines).encode()
-            if os.write(descriptor, content) != len(content):
-                os.ftruncate(descriptor, size)
+            written = os.write(descriptor, content)
+            if written != len(content):
+                _take_back(descriptor, written)
                 raise StorageFailed(f"cannot append to {path.name}: the disk is full")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise StorageFailed(f"cannot append to {path.name}: {error.strerror}") from error
+
+
+def _take_back(descriptor: int, written: int) -> None:
+    """Cut off what the last write left, unless another process has appended since."""
+    end = os.lseek(descriptor, 0, os.SEEK_CUR)
+    if os.fstat(descriptor).st_size == end:
+        os.ftruncate(descriptor, end - written)
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The store of what people said about answers: an append-only file of FeedbackRecords as JSON lines."""
 
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import FeedbackRecord
 
-from services.trainer.durable import append_lines, read_lines
+from services.trainer.durable import append_lines
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Feedback:
 
 
 class FeedbackStore:
-    """Appends and reads feedback. What `add` returned for is on disk."""
+    """Appends and reads feedback. What `add` returned for is on disk. Parses each line once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._parsed: list[FeedbackRecord] = []
+        self._offset = 0
 
     def add(self, items: Sequence[Feedback]) -> list[str]:
         """Store all items with one write and return their ids.
@@ -42,8 +45,19 @@ class FeedbackStore:
 
     def records(self) -> list[FeedbackRecord]:
         """Return every readable record, oldest first; lines torn by a crash are passed over."""
-        parsed = (_parsed(line) for line in read_lines(self._path))
-        return [record for record in parsed if record is not None]
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    self._parsed, self._offset = [], 0
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._offset += len(line)
+                    self._parsed.extend(_parsed(line))
+        except FileNotFoundError:
+            return []
+        return list(self._parsed)
 
 
 def _record(item: Feedback) -> FeedbackRecord:
@@ -63,8 +77,9 @@ def _line(record: FeedbackRecord) -> str:
     return json_format.MessageToJson(record, preserving_proto_field_name=True, indent=None)
 
 
-def _parsed(line: str) -> FeedbackRecord | None:
+def _parsed(line: bytes) -> list[FeedbackRecord]:
+    """Return the record of a line, or nothing if it is none."""
     try:
-        return json_format.Parse(line, FeedbackRecord(), ignore_unknown_fields=True)
-    except json_format.ParseError:
-        return None
+        return [json_format.Parse(line, FeedbackRecord(), ignore_unknown_fields=True)]
+    except (json_format.ParseError, UnicodeDecodeError):
+        return []

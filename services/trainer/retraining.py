@@ -199,7 +199,9 @@ def _evaluate_champion(
         graph = registry.graph(alias.version)
         scorer = GraphScorer(graph, registry.manifest(alias.version).labels)
     except ModelVersionNotFound as error:
-        raise StageFailed(f"the champion, version {alias.version}, cannot be read to compare with") from error
+        raise StageFailed(
+            f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
+        ) from error
     return alias.version, evaluate(scorer, snapshot.held_out, golden, len(graph))
 
 

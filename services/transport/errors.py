@@ -5,7 +5,6 @@ classes. What is in no table is INTERNAL with a fixed text, and its traceback go
 request that does not parse is INVALID_ARGUMENT.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -176,7 +175,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _abort(self, error: Exception, context: Any, method: str) -> None:
-        if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
+        if isinstance(error, grpc.aio.AbortError):
             raise error
         status = status_of(error, self._table)
         if status.code == code_pb2.INTERNAL:

@@ -1,17 +1,26 @@
 import asyncio
 import shutil
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from moodfood.inference.v1 import inference_pb2
 from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_REASSERTED
 
 from services.inference.cascade import Stage, StageKind
+from services.inference.catalogue import Catalogue
 from services.inference.errors import ModelRejected, ModelVersionNotFound, NothingLoaded, ReloadInProgress
 from services.inference.loader import Loader
+from services.inference.query_log import QueryLog
+from services.inference.ranking import Intent, Ranking
+from services.inference.recommendation import Recommender
 from services.inference.reload import ModelHolder
 from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
+from services.inference.servicer import InferenceServicer
+from services.inference.taxonomy import Taxonomy
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
@@ -127,3 +136,26 @@ async def test_damaged_alias_changes_nothing(models: Path) -> None:
     shutil.rmtree(models / MODEL)
     await subject.converge()
     assert subject.current.version == 1
+
+
+async def test_request_in_flight_during_reload_is_answered_by_the_version_it_started_with(
+    models: Path, tmp_path: Path
+) -> None:
+    subject = holder(models)
+    await subject.reload(1, 0)
+
+    class SwapsWhileAsked(FakeClassifier):
+        """Stands for a query during which a reload ends."""
+
+        def rank(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+            subject.current = replace(subject.current, version=2)
+            return super().rank(queries, top_k)
+
+    old = SwapsWhileAsked((Intent("from_version_1", 0.9),))
+    subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))
+    log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
+    recommender = Recommender(Taxonomy({}, "", {}), Catalogue({}, ()))
+    servicer = InferenceServicer(MODEL, subject, ModelRepository(models, MODEL), recommender, log)
+    answer = (await servicer.Classify(inference_pb2.ClassifyRequest(text="hello"), None)).classification
+    assert (answer.model_version, answer.intents[0].label) == (1, "from_version_1")
+    assert subject.current.version == 2

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from services.trainer.feedback import Feedback, FeedbackStore
+
+
+def test_what_was_added_is_read_back_oldest_first_also_by_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    writer, reader = FeedbackStore(path), FeedbackStore(path)
+    assert reader.records() == []
+    writer.add([Feedback("one", ("a",))])
+    assert [record.text for record in reader.records()] == ["one"]
+    ids = writer.add([Feedback("two", ("a", "b"), user_id="u"), Feedback("drei\n🍕", ("b",))])
+    assert [record.text for record in reader.records()] == ["one", "two", "drei\n🍕"]
+    assert ids == [record.feedback_id for record in reader.records()[1:]]
+
+
+def test_line_torn_by_a_crash_is_passed_over_and_nothing_after_it_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    store = FeedbackStore(path)
+    store.add([Feedback("one", ("a",))])
+    with path.open("ab") as file:
+        file.write(b'{"text": "half \xf0\x9f')
+    assert [record.text for record in store.records()] == ["one"]
+    store.add([Feedback("two", ("a",))])
+    for reader in (store, FeedbackStore(path)):
+        assert [record.text for record in reader.records()] == ["one", "two"]
+
+
+def test_file_that_was_replaced_by_a_shorter_one_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    store = FeedbackStore(path)
+    store.add([Feedback(f"text {n}", ("a",)) for n in range(5)])
+    store.records()
+    kept = path.read_bytes().splitlines(keepends=True)[3]
+    path.write_bytes(kept)
+    assert [record.text for record in store.records()] == ["text 3"]
