@@ -18,7 +18,6 @@ Text = Annotated[
     ),
 ]
 TopK = Annotated[int, Meta(ge=1, le=100, description="How many intents to return")]
-Count = Annotated[int, Meta(ge=1, le=1000)]
 Label = Annotated[str, Meta(min_length=1, max_length=200, examples=["goal_comfort"])]
 
 
