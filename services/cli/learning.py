@@ -9,14 +9,16 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import progress_bar
+from services.trainer.embedding_store import EmbeddingStore
+from services.trainer.encoder import open_encoder
 from services.trainer.errors import BrokenData, NoChampion
-from services.trainer.evaluation import evaluate
+from services.trainer.evaluation import Evaluation, evaluate
 from services.trainer.examples import read_examples
 from services.trainer.plan import Plan
 from services.trainer.registry import ModelRegistry
 from services.trainer.retraining import Result, retrain
-from services.trainer.scoring import GraphScorer
 from services.trainer.stages import RunStage
+from services.trainer.stored_version import open_version
 
 KEEP_VERSIONS = 10
 BY = "moodfood train"
@@ -29,6 +31,7 @@ def train(
     golden: Path | None,
     models: Path,
     model: str,
+    encoder: Path | None,
 ) -> dict[str, Any]:
     """Train, validate and register a version, and make it the champion if the gate lets it.
 
@@ -48,6 +51,7 @@ def train(
         held_out_file=_name(held_out),
         golden_file=_name(golden),
         taxonomy_file=_name(taxonomy),
+        encoder_dir=str(encoder) if encoder else "",
         run_id=BY,
     )
     with progress_bar() as progress:
@@ -62,8 +66,10 @@ def train(
     return _summary(plan, result, time.perf_counter() - began)
 
 
-def evaluate_version(models: Path, model: str, examples: Sequence[Path], version: int) -> dict[str, Any]:
-    """Measure a version, the champion for 0, on examples; those without labels are left out and counted.
+def evaluate_version(
+    models: Path, model: str, examples: Sequence[Path], version: int, encoder: Path | None
+) -> dict[str, Any]:
+    """Measure a version, the champion for 0, on examples; those without labels are taken as out of scope.
 
     Raises:
         TrainerError: there is no such version, or a file cannot be read.
@@ -75,25 +81,43 @@ def evaluate_version(models: Path, model: str, examples: Sequence[Path], version
         if alias is None:
             raise NoChampion
         version = alias.version
-    graph, manifest = registry.graph(version), registry.manifest(version)
     read, malformed = read_examples(examples)
-    labelled = [example for example in read if example.labels]
-    if not labelled:
+    if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
+    opened = open_encoder(str(encoder) if encoder else "")
+    embeddings = EmbeddingStore(opened, registry.embeddings_folder) if opened else None
+    scorer, size = open_version(registry, version, embeddings, judged=False)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)
-        evaluation = evaluate(GraphScorer(graph, manifest.labels), labelled, [], len(graph))
+        evaluation = evaluate(scorer, read, size)
         progress.update(task, total=1, completed=1)
     return {
         "model": model,
         "version": version,
-        "examples": len(labelled),
-        "without_labels": len(read) - len(labelled),
+        "transformer_stage": scorer.has_head,
+        "examples": evaluation.held_out_examples,
         "malformed": len(malformed),
+        **_measured(evaluation),
+    }
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    outside = {
+        "out_of_scope_examples": evaluation.out_of_scope_examples,
+        "out_of_scope_recall": evaluation.out_of_scope_recall,
+        "out_of_scope_recall_at_95_coverage": evaluation.out_of_scope_recall_at_95,
+    }
+    return {
         "accuracy": evaluation.accuracy,
         "macro_f1": evaluation.macro_f1,
         "recall_at_3": evaluation.recall_at_3,
+        "expected_calibration_error": evaluation.calibration_error,
+        "coverage": evaluation.coverage,
+        **(outside if evaluation.out_of_scope_examples else {}),
+        "escalated": evaluation.escalated,
         "query_micros": evaluation.query_micros,
+        "transformer_query_micros": evaluation.transformer_query_micros,
+        "mean_query_micros": evaluation.mean_query_micros,
         "model_bytes": evaluation.model_bytes,
     }
 
@@ -126,11 +150,7 @@ def _summary(plan: Plan, result: Result, seconds: float) -> dict[str, Any]:
         "model": plan.model,
         "version": result.version,
         "promoted": result.decision.promoted,
-        "accuracy": evaluation.accuracy,
-        "macro_f1": evaluation.macro_f1,
-        "recall_at_3": evaluation.recall_at_3,
-        "query_micros": evaluation.query_micros,
-        "model_bytes": evaluation.model_bytes,
+        **_measured(evaluation),
         "train_examples": result.snapshot.train_examples,
         "held_out_examples": result.snapshot.held_out_examples,
         "dropped": dict(result.snapshot.dropped),

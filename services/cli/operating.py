@@ -24,6 +24,13 @@ def classify(channel: grpc.Channel, texts: Sequence[str], top_k: int) -> inferen
     return stub.BatchClassify(inference_pb2.BatchClassifyRequest(texts=texts, top_k=top_k), timeout=CALL_SECONDS)
 
 
+def explain(channel: grpc.Channel, text: str, top_k: int) -> inference_pb2.Classification:
+    """Return the ranked labels of one text and what spoke for the best of them."""
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    request = inference_pb2.ClassifyRequest(text=text, top_k=top_k, explain=True)
+    return stub.Classify(request, timeout=CALL_SECONDS).classification
+
+
 def retrain(
     channel: grpc.Channel, trigger: "trainer_pb2.Trigger.ValueType", force: bool, validate_only: bool, show: Show
 ) -> trainer_pb2.TrainingRun:

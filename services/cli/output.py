@@ -10,6 +10,7 @@ import grpc
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from moodfood.inference.v1 import inference_pb2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -46,6 +47,28 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     Console().print(table)
+
+
+def print_explanation(answer: inference_pb2.Classification) -> None:
+    """Print why stages passed and what spoke for the best label."""
+    for passed in answer.passed:
+        stage = inference_pb2.Stage.Name(passed.stage).removeprefix("STAGE_").lower()
+        typer.echo(f"{stage} passed: {passed.reason}")
+    if not answer.HasField("explanation"):
+        typer.echo("no model has words to explain this answer by")
+        return
+    typer.echo(answer.explanation.summary)
+    print_table(
+        ("gram", "kind", "weight"),
+        [
+            (
+                repr(each.gram),
+                inference_pb2.GramKind.Name(each.kind).removeprefix("GRAM_KIND_").lower(),
+                each.weight,
+            )
+            for each in answer.explanation.grams
+        ],
+    )
 
 
 def progress_bar() -> Progress:

@@ -22,6 +22,12 @@ class Settings(BaseSettings):
     models_dir: Path = Path("models")
     data_dir: Path = Path("data")
     model: str = "mood_food"
+    encoder_dir: Path | None = None
+
+    @property
+    def encoder_path(self) -> Path:
+        """The sentence encoder's folder."""
+        return self.encoder_dir or self.models_dir / "encoder" / "all-minilm-l6-v2"
 
     @property
     def inference(self) -> str:
@@ -46,4 +52,5 @@ class Settings(BaseSettings):
             SUPERVISOR_VARIABLE: str(os.getpid()),
             "MOODFOOD_MODELS_DIR": str(self.models_dir.resolve()),
             "MOODFOOD_DATA_DIR": str(self.data_dir.resolve()),
+            "MOODFOOD_ENCODER_DIR": str(self.encoder_path.resolve()),
         }

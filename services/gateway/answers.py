@@ -16,6 +16,7 @@ _METHODS = {
     inference_pb2.STAGE_TRANSFORMER: "transformer",
     inference_pb2.STAGE_KEYWORD: "keyword_fallback",
 }
+_KINDS = {inference_pb2.GRAM_KIND_WORDS: "words", inference_pb2.GRAM_KIND_CHARACTERS: "characters"}
 
 
 def now() -> str:
@@ -51,6 +52,22 @@ def classification(answer: inference_pb2.Classification, seconds: float) -> dict
         "query_id": answer.query_id,
         "processing_time": round(seconds, 6),
     }
+
+
+def explained(answer: inference_pb2.Classification, seconds: float) -> schemas.ExplainedAnswer:
+    """Return a classification, what spoke for it, and the stages that passed."""
+    found = answer.explanation
+    explanation = schemas.Explanation(
+        label=found.label,
+        summary=found.summary,
+        intercept=round(found.intercept, 4),
+        grams=[schemas.GramWeight(each.gram, _KINDS[each.kind], round(each.weight, 4)) for each in found.grams],
+    )
+    return schemas.ExplainedAnswer(
+        **classification(answer, seconds),
+        passed=[schemas.PassedStage(_METHODS[each.stage], each.reason) for each in answer.passed],
+        explanation=explanation if answer.HasField("explanation") else None,
+    )
 
 
 def dish(recommendation: inference_pb2.Recommendation) -> schemas.Dish:

@@ -50,11 +50,13 @@ async def recommend(data: JSONBody[schemas.RecommendBody], peers: NamedDependenc
 @post("/classify", status_code=200, tags=[TAG], summary="Intents for one text or several")
 async def classify(
     data: JSONBody[schemas.ClassifyBody], peers: NamedDependency[Peers]
-) -> schemas.ClassifyAnswer | schemas.BatchAnswer:
+) -> schemas.ClassifyAnswer | schemas.ExplainedAnswer | schemas.BatchAnswer:
     """Rank intents without dishes."""
     began = time.perf_counter()
     if (data.text is None) == (data.texts is None):
         raise InvalidBody("text", "send either text or texts")
+    if data.explain and data.texts is not None:
+        raise InvalidBody("explain", "is for one text; send text instead of texts")
     if data.texts is not None:
         batch = await peers.inference.BatchClassify(
             inference_pb2.BatchClassifyRequest(texts=data.texts, top_k=data.top_k), timeout=peers.query_seconds
@@ -62,8 +64,11 @@ async def classify(
         seconds = (time.perf_counter() - began) / len(data.texts)
         return schemas.BatchAnswer([_answer(each, seconds) for each in batch.classifications])
     response = await peers.inference.Classify(
-        inference_pb2.ClassifyRequest(text=data.text or "", top_k=data.top_k), timeout=peers.query_seconds
+        inference_pb2.ClassifyRequest(text=data.text or "", top_k=data.top_k, explain=data.explain),
+        timeout=peers.query_seconds,
     )
+    if data.explain:
+        return answers.explained(response.classification, time.perf_counter() - began)
     return _answer(response.classification, time.perf_counter() - began)
 
 

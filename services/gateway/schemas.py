@@ -48,6 +48,7 @@ class ClassifyBody(Struct):
     text: Text | None = None
     texts: Annotated[list[Text], Meta(min_length=1, max_length=MAX_BATCH_TEXTS)] | None = None
     top_k: TopK = 5
+    explain: Annotated[bool, Meta(description="say what spoke for the answer; for one text only")] = False
 
 
 class FeedbackBody(Struct):
@@ -93,6 +94,37 @@ class ClassifyAnswer(Struct):
     model_version: int
     query_id: str
     processing_time: Annotated[float, Meta(description="seconds")]
+
+
+class GramWeight(Struct):
+    """What a word or n-gram adds to the score of the explained label, beyond the mean over all labels."""
+
+    gram: str
+    kind: Annotated[str, Meta(description="words or characters")]
+    weight: float
+
+
+class Explanation(Struct):
+    """Why the best label was chosen."""
+
+    label: str
+    summary: str
+    intercept: float
+    grams: Annotated[list[GramWeight], Meta(description="strongest first")]
+
+
+class PassedStage(Struct):
+    """A stage that was asked and did not answer."""
+
+    method: str
+    reason: str
+
+
+class ExplainedAnswer(ClassifyAnswer):
+    """Ranked intents of one query, and why."""
+
+    passed: list[PassedStage]
+    explanation: Explanation | None
 
 
 class BatchAnswer(Struct):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 
 from services.inference.cascade import Stage, StageKind
 from services.inference.catalogue import load_catalogue
-from services.inference.errors import BrokenData
+from services.inference.encoder import Encoder, load_encoder
+from services.inference.errors import BrokenData, EncoderRejected
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.query_log import QueryLog
@@ -27,13 +29,26 @@ from services.transport.serving import bind, build_server, exit_on_setup_errors,
 _log = structlog.get_logger()
 
 
+def usable_encoder(folder: Path) -> Encoder | None:
+    """Return the encoder, or None and a line in the log when there is none that works."""
+    try:
+        encoder = load_encoder(folder)
+    except EncoderRejected as error:
+        _log.error("serving without the transformer stage", problem=str(error))
+        return None
+    if encoder is None:
+        _log.warning("serving without the transformer stage", problem=f"there is no encoder in {folder}")
+    return encoder
+
+
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
     taxonomy = load_taxonomy(settings.taxonomy_path)
     recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     repository = ModelRepository(settings.models_dir, settings.model)
-    holder = ModelHolder(repository, Loader(repository, keyword_stage, len(taxonomy.entries)))
+    loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
+    holder = ModelHolder(repository, loader)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 
     server = build_server(ERROR_TABLE)

@@ -5,6 +5,7 @@ InferenceError
 ├── ModelVersionNotFound    the registry has no such version
 ├── ModelRejected           a version failed a check and was not loaded
 ├── ReloadInProgress        another reload is going on
+├── EncoderRejected         the encoder is there and damaged (at start-up only)
 ├── NothingLoaded           the registry has no champion to reload
 └── BrokenData              taxonomy or catalogue cannot be read (at start-up only)
 """
@@ -56,3 +57,10 @@ class NothingLoaded(InferenceError):
 
 class BrokenData(InferenceError):
     """The taxonomy or the catalogue cannot be read."""
+
+
+class EncoderRejected(InferenceError):
+    """The encoder is there and damaged; queries are answered without it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the encoder is damaged, build it again: {problem}")

@@ -36,7 +36,7 @@ class KeywordClassifier:
         self._labels_of: Mapping[tuple[str, ...], tuple[str, ...]] = _index(entries)
         self._longest = max((len(phrase) for phrase in self._labels_of), default=0)
 
-    def rank(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+    def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
         """Return one ranking for each query, of at most top_k labels."""
         return [self._rank_one(query, top_k) for query in queries]
 

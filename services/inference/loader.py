@@ -1,30 +1,41 @@
 """Builds a servable beside the serving one: verify, open, warm up. Any failed check raises ModelRejected."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import onnxruntime
-from moodfood.registry.v1.manifest_pb2 import Manifest
+from moodfood.registry.v1.manifest_pb2 import Head, Manifest, Probe, Tensor
 
 from services.inference.cascade import Stage, StageKind
+from services.inference.encoder import Encoder
 from services.inference.errors import ModelRejected
+from services.inference.explanation import Explainer
 from services.inference.linear import LinearClassifier, open_session
-from services.inference.repository import ModelRepository
+from services.inference.ranking import Ranking
+from services.inference.repository import EXPLANATION_FILE, HEAD_FILE, LINEAR_FILE, ModelRepository
 from services.inference.servable import Servable
 from services.inference.text import NORMALIZER
+from services.inference.transformer import TransformerClassifier
 
 PROBE_TOLERANCE = 1e-4
+# Processors round an encoder's 8-bit products differently.
+HEAD_PROBE_TOLERANCE = 0.05
 LABELS_METADATA = "labels"
+NO_ENCODER = "no encoder is installed"
 
 
 class Loader:
     """Turns versions of the repository into servables."""
 
-    def __init__(self, repository: ModelRepository, keyword_stage: Stage, taxonomy_labels: int) -> None:
+    def __init__(
+        self, repository: ModelRepository, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
+    ) -> None:
         self._repository = repository
         self._keyword_stage = keyword_stage
         self._taxonomy_labels = taxonomy_labels
+        self._encoder = encoder
 
     def without_model(self) -> Servable:
         """Return the servable that answers by keywords until a first model is there."""
@@ -38,18 +49,54 @@ class Loader:
             ModelRejected: a check failed; its name is in the error.
 
         """
-        manifest, graph = self._repository.read(version)
+        manifest, files = self._repository.read(version)
         check_manifest(manifest)
-        classifier = verified_classifier(manifest, graph)
-        check_probes(manifest, classifier)
-        linear = Stage(StageKind.LINEAR, classifier, manifest.min_confidence)
+        classifier = verified_linear(manifest, files[LINEAR_FILE])
+        rankings = check_probes(version, manifest.probes, classifier, None, PROBE_TOLERANCE)
+        stages = self._model_stages(manifest, files, classifier, rankings)
         return Servable(
             version=version,
             generation=generation,
-            stages=(linear, self._keyword_stage),
+            stages=(*stages, self._keyword_stage),
             label_count=len(manifest.labels),
-            min_confidence=manifest.min_confidence,
+            min_confidence=stages[-1].min_confidence,
             loaded_at=datetime.now(UTC),
+            explainer=Explainer(
+                files[LINEAR_FILE],
+                files[EXPLANATION_FILE],
+                manifest.input.name,
+                manifest.scores.name,
+                tuple(manifest.labels),
+            ),
+            transformer_missing=self._transformer_missing(manifest),
+        )
+
+    def _transformer_missing(self, manifest: Manifest) -> str:
+        if not manifest.HasField("head"):
+            return ""
+        if self._encoder is None:
+            return NO_ENCODER
+        if self._encoder.name != manifest.head.encoder:
+            return f"the version needs the encoder {manifest.head.encoder!r}, {self._encoder.name!r} is installed"
+        return ""
+
+    def _model_stages(
+        self, manifest: Manifest, files: dict[str, bytes], linear: LinearClassifier, rankings: Sequence[Ranking]
+    ) -> tuple[Stage, ...]:
+        encoder = self._encoder
+        if not manifest.HasField("head") or encoder is None or self._transformer_missing(manifest):
+            return (Stage(StageKind.LINEAR, linear, min_confidence=manifest.min_confidence),)
+        head = manifest.head
+        transformer = verified_transformer(manifest, head, files[HEAD_FILE], encoder)
+        check_probes(manifest.version, head.probes, transformer, rankings, HEAD_PROBE_TOLERANCE)
+        return (
+            Stage(
+                StageKind.LINEAR,
+                linear,
+                min_margin=head.escalate_below_margin,
+                min_score=head.escalate_below_score,
+            ),
+            Stage(StageKind.TRANSFORMER, transformer, min_confidence=head.min_confidence, takes_milliseconds=True),
         )
 
 
@@ -70,22 +117,43 @@ def check_manifest(manifest: Manifest) -> None:
         raise ModelRejected(manifest.version, "probe", "the manifest records no probe")
 
 
-def verified_classifier(manifest: Manifest, graph: bytes) -> LinearClassifier:
-    """Open the graph and compare signature and labels with the manifest."""
+def verified_linear(manifest: Manifest, graph: bytes) -> LinearClassifier:
+    """Open the linear graph and compare signature and labels with the manifest."""
+    session = verified_session(manifest, graph, manifest.input, (manifest.output, manifest.scores))
+    return LinearClassifier(
+        session, manifest.input.name, manifest.output.name, manifest.scores.name, tuple(manifest.labels)
+    )
+
+
+def verified_transformer(manifest: Manifest, head: Head, graph: bytes, encoder: Encoder) -> TransformerClassifier:
+    """Open the head's graph and compare signature and labels with the manifest, and its input with the encoder."""
+    session = verified_session(manifest, graph, head.input, (head.output,))
+    if head.input.columns != encoder.columns + len(manifest.labels):
+        raise ModelRejected(manifest.version, "signature", f"its head takes {head.input.columns} columns")
+    return TransformerClassifier(encoder, session, head.input.name, head.output.name, tuple(manifest.labels))
+
+
+def verified_session(
+    manifest: Manifest, graph: bytes, wanted_input: Tensor, wanted_outputs: Iterable[Tensor]
+) -> onnxruntime.InferenceSession:
+    """Open a graph of the version and compare its signature and its labels with the manifest."""
     try:
         session = open_session(graph)
     except Exception as error:
         raise ModelRejected(manifest.version, "graph", "ONNX Runtime cannot open it") from error
-    inputs = [(node.name, node.type) for node in session.get_inputs()]
-    if inputs != [(manifest.input.name, manifest.input.type)]:
+    inputs = [(node.name, node.type, node.shape[-1]) for node in session.get_inputs()]
+    if inputs != [(wanted_input.name, wanted_input.type, wanted_input.columns)]:
         raise ModelRejected(manifest.version, "signature", f"its inputs are {inputs}")
     outputs = {node.name: (node.type, node.shape) for node in session.get_outputs()}
-    output_type, shape = outputs.get(manifest.output.name, ("none", []))
-    if output_type != manifest.output.type or shape[-1:] != [manifest.output.columns]:
-        raise ModelRejected(manifest.version, "signature", f"output {manifest.output.name!r} is {output_type} {shape}")
-    if manifest.output.columns != len(manifest.labels) or graph_labels(session) != list(manifest.labels):
+    for wanted in wanted_outputs:
+        output_type, shape = outputs.get(wanted.name, ("none", []))
+        if output_type != wanted.type or shape[-1:] != [wanted.columns]:
+            raise ModelRejected(manifest.version, "signature", f"output {wanted.name!r} is {output_type} {shape}")
+        if wanted.columns != len(manifest.labels):
+            raise ModelRejected(manifest.version, "labels", f"output {wanted.name!r} has {wanted.columns} columns")
+    if graph_labels(session) != list(manifest.labels):
         raise ModelRejected(manifest.version, "labels", "the graph's labels are not the manifest's")
-    return LinearClassifier(session, manifest.input.name, manifest.output.name, tuple(manifest.labels))
+    return session
 
 
 def graph_labels(session: onnxruntime.InferenceSession) -> list[str]:
@@ -97,13 +165,20 @@ def graph_labels(session: onnxruntime.InferenceSession) -> list[str]:
     return [str(label) for label in labels] if isinstance(labels, list) else []
 
 
-def check_probes(manifest: Manifest, classifier: LinearClassifier) -> None:
-    """Warm the classifier up on the manifest's probes and compare with the answers recorded at export."""
+def check_probes(
+    version: int,
+    probes: Sequence[Probe],
+    classifier: LinearClassifier | TransformerClassifier,
+    earlier: Sequence[Ranking] | None,
+    tolerance: float,
+) -> list[Ranking]:
+    """Warm a classifier up on recorded probes, compare with the answers recorded at export, and return them."""
     try:
-        rankings = classifier.rank([probe.text for probe in manifest.probes], 1)
+        rankings = classifier.rank([probe.text for probe in probes], 1, earlier or [])
     except Exception as error:
-        raise ModelRejected(manifest.version, "probe", "the graph fails on a probe query") from error
-    for probe, ranking in zip(manifest.probes, rankings, strict=True):
+        raise ModelRejected(version, "probe", "the graph fails on a probe query") from error
+    for probe, ranking in zip(probes, rankings, strict=True):
         best = ranking.intents[0] if ranking.intents else None
-        if best is None or best.label != probe.label or abs(best.confidence - probe.confidence) > PROBE_TOLERANCE:
-            raise ModelRejected(manifest.version, "probe", f"{probe.text!r} is not answered as it was at export")
+        if best is None or best.label != probe.label or abs(best.confidence - probe.confidence) > tolerance:
+            raise ModelRejected(version, "probe", f"{probe.text!r} is not answered as it was at export")
+    return rankings

@@ -100,7 +100,7 @@ class Recommender:
         classifier = self._context_classifiers.get(field)
         if classifier is None or not said.strip():
             return []
-        (ranking,) = classifier.rank([said], 1)
+        (ranking,) = classifier.rank([said], 1, [])
         return [intent.label for intent in ranking.intents]
 
     def _reasoning(self, labels: Sequence[str], required: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads the model registry's files: the champion alias and a version's manifest and graph. Never writes."""
+"""Reads the model registry's files: the champion alias and a version's manifest and graphs. Never writes."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,9 @@ from moodfood.registry.v1.manifest_pb2 import ChampionAlias, FileChecksum, Manif
 from services.inference.errors import ModelRejected, ModelVersionNotFound
 
 MANIFEST_FILE = "manifest.json"
-GRAPH_FILE = "model.onnx"
+LINEAR_FILE = "model.onnx"
+EXPLANATION_FILE = "explanation.onnx"
+HEAD_FILE = "head.onnx"
 
 
 class ModelRepository:
@@ -27,8 +29,8 @@ class ModelRepository:
         except (OSError, ValueError, json_format.ParseError):
             return None
 
-    def read(self, version: int) -> tuple[Manifest, bytes]:
-        """Return a version's manifest and its graph, each checked against the other.
+    def read(self, version: int) -> tuple[Manifest, dict[str, bytes]]:
+        """Return a version's manifest and its files, each checked against the manifest.
 
         Raises:
             ModelVersionNotFound: no such folder.
@@ -40,9 +42,11 @@ class ModelRepository:
             raise ModelVersionNotFound(version)
         manifest = self._manifest(folder, version)
         contents = {listed.path: self._checked(folder, version, listed) for listed in manifest.files}
-        if GRAPH_FILE not in contents:
-            raise ModelRejected(version, "manifest", f"it does not list {GRAPH_FILE}")
-        return manifest, contents[GRAPH_FILE]
+        needed = [LINEAR_FILE, EXPLANATION_FILE, *([HEAD_FILE] if manifest.HasField("head") else [])]
+        for name in needed:
+            if name not in contents:
+                raise ModelRejected(version, "manifest", f"it does not list {name}")
+        return manifest, contents
 
     def _manifest(self, folder: Path, version: int) -> Manifest:
         try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.inference.cascade import Stage
+from services.inference.explanation import Explainer
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class Servable:
         generation: generation of the champion alias it was loaded under.
         stages: the cascade, first stage first.
         label_count: how many labels it can answer.
-        min_confidence: threshold of its linear stage.
+        min_confidence: abstain threshold of its last model stage.
+        explainer: says why it answers as it does; None for the one without a model.
+        transformer_missing: why the version's transformer stage is not among the stages; empty when nothing is missing.
         loaded_at: when it was swapped in, UTC; None for the one without a model.
 
     """
@@ -26,3 +29,5 @@ class Servable:
     label_count: int
     min_confidence: float
     loaded_at: datetime | None
+    explainer: Explainer | None = None
+    transformer_missing: str = ""

@@ -11,8 +11,9 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from moodfood.inference.v1 import inference_pb2 as pb
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.inference.cascade import Outcome, StageKind, answer
+from services.inference.cascade import Open, Outcome, Stage, StageKind, answer, ask, conclude
 from services.inference.errors import InvalidQuery
+from services.inference.explanation import Explanation
 from services.inference.query_log import QueryLog
 from services.inference.query_record import query_record_line
 from services.inference.recommendation import RankedDish, Recommender
@@ -34,6 +35,12 @@ _STAGES = {
     StageKind.LINEAR: pb.STAGE_LINEAR,
     StageKind.TRANSFORMER: pb.STAGE_TRANSFORMER,
     StageKind.KEYWORD: pb.STAGE_KEYWORD,
+}
+
+_SUMMARIES = {
+    StageKind.LINEAR: "The linear stage answered {0!r}; these grams are what it added up.",
+    StageKind.TRANSFORMER: "The transformer stage answered {0!r}, weighing the whole sentence beside these grams.",
+    StageKind.KEYWORD: "The keyword stage answered {0!r}; these grams are what the linear stage saw in it.",
 }
 
 
@@ -58,7 +65,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Rank the labels for one query."""
         check_query(request.text)
         top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
-        return pb.ClassifyResponse(classification=self._classify([request.text], top_k)[0])
+        (classification,) = await self._classify([request.text], top_k, explain=request.explain)
+        return pb.ClassifyResponse(classification=classification)
 
     async def BatchClassify(self, request: pb.BatchClassifyRequest, context: Any) -> pb.BatchClassifyResponse:
         """Rank the labels for several queries."""
@@ -67,10 +75,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         for index, text in enumerate(request.texts):
             check_query(text, f"texts[{index}]")
         top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
-        # A large batch takes tens of milliseconds; in a thread it delays nobody else's single query.
-        return pb.BatchClassifyResponse(
-            classifications=await asyncio.to_thread(self._classify, list(request.texts), top_k)
-        )
+        return pb.BatchClassifyResponse(classifications=await self._classify(list(request.texts), top_k))
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:
         """Rank the labels, then the dishes."""
@@ -81,7 +86,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         # Known before the query is answered and logged, so that a bad restriction leaves no trace.
         self._recommender.check_restrictions(request.context.dietary_restrictions)
         servable, began = self._holder.current, time.perf_counter()
-        (outcome,) = answer([request.text], servable.stages, top_k)
+        (outcome,) = await answered([request.text], servable.stages, top_k)
         dishes = self._recommender.recommend(
             request.text, outcome.intents, user_context, request.context.dietary_restrictions, max_dishes
         )
@@ -116,6 +121,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             label_count=servable.label_count,
             last_reload_error=self._holder.last_error,
             min_confidence=servable.min_confidence,
+            transformer_missing=servable.transformer_missing,
         )
 
     async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:
@@ -131,14 +137,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             last_written_at=timestamp(datetime.fromtimestamp(last_written_at, UTC)) if last_written_at else None,
         )
 
-    def _classify(self, texts: Sequence[str], top_k: int) -> list[pb.Classification]:
+    async def _classify(self, texts: Sequence[str], top_k: int, *, explain: bool = False) -> list[pb.Classification]:
         servable, began = self._holder.current, time.perf_counter()
-        outcomes = answer(texts, servable.stages, top_k)
+        outcomes = await answered(texts, servable.stages, top_k)
         seconds_each = (time.perf_counter() - began) / len(texts)
-        return [
+        classifications = [
             self._classification(text, outcome, servable, seconds_each)
             for text, outcome in zip(texts, outcomes, strict=True)
         ]
+        if explain and servable.explainer is not None:
+            for text, outcome, classification in zip(texts, outcomes, classifications, strict=True):
+                # The first one opens a session, which takes tens of milliseconds.
+                explained = await asyncio.to_thread(servable.explainer.explain, text, outcome.intents[0].label)
+                if explained is not None:
+                    classification.explanation.CopyFrom(explanation(explained, outcome))
+        return classifications
 
     def _classification(self, text: str, outcome: Outcome, servable: Servable, seconds: float) -> pb.Classification:
         query_id, at = uuid.uuid4().hex, time.time()
@@ -151,6 +164,29 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             passed=[pb.PassedStage(stage=_STAGES[each.kind], reason=each.reason) for each in outcome.passed],
             latency=duration(seconds),
         )
+
+
+async def answered(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Outcome]:
+    """Ask the cascade; what takes milliseconds runs in a thread, where it delays nobody else's query."""
+    if len(texts) > 1:
+        return await asyncio.to_thread(answer, texts, stages, top_k)
+    asked: list[Outcome | Open] = [Open(text) for text in texts]
+    for index, stage in enumerate(stages):
+        if stage.takes_milliseconds and any(isinstance(each, Open) for each in asked):
+            return await asyncio.to_thread(conclude, asked, stages[index:], top_k)
+        asked = ask(asked, stage, top_k)
+    return conclude(asked, (), top_k)
+
+
+def explanation(explained: Explanation, outcome: Outcome) -> pb.Explanation:
+    """Translate what spoke for the best label."""
+    message = pb.Explanation(
+        label=explained.label, intercept=explained.intercept, summary=_SUMMARIES[outcome.kind].format(explained.label)
+    )
+    for each in explained.grams:
+        kind = pb.GRAM_KIND_CHARACTERS if each.characters else pb.GRAM_KIND_WORDS
+        message.grams.add(gram=each.gram, kind=kind, weight=each.weight)
+    return message
 
 
 def bounded(asked: int, default: int, highest: int, field: str) -> int:

@@ -17,9 +17,15 @@ class Settings(BaseSettings):
     models_dir: Path = Path("models")
     data_dir: Path = Path("data")
     model: str = "mood_food"
+    encoder_dir: Path | None = None
     log_level: str = "INFO"
     query_log_max_bytes: int = 64 * 1024 * 1024
     query_log_keep_files: int = 5
+
+    @property
+    def encoder_path(self) -> Path:
+        """The sentence encoder's folder."""
+        return self.encoder_dir or self.models_dir / "encoder" / "all-minilm-l6-v2"
 
     @property
     def taxonomy_path(self) -> Path:

@@ -42,6 +42,7 @@ def plan_for(settings: Settings, run_id: str) -> Plan:
         golden_file=_if_there(examples / "golden.jsonl"),
         taxonomy_file=str(settings.taxonomy_path),
         feedback_file=str(settings.feedback_path),
+        encoder_dir=str(settings.encoder_path),
         run_id=run_id,
     )
 

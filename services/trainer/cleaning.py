@@ -60,7 +60,7 @@ def reason_to_drop(example: Example, reserved_keys: Collection[str], labels: fro
     """Say why an example cannot be used, or return the empty string."""
     if problem_with(example.text):
         return "unusable_text"
-    if not example.labels:
+    if not example.labels and example.source == FEEDBACK:
         return "no_label"
     if labels is not None and not labels.issuperset(example.labels):
         return "unknown_label"

@@ -1,7 +1,7 @@
 """Measures a model on held-out examples. Plain functions over probabilities; nothing here knows files or servers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from services.trainer.examples import Example
 
 TIMED_QUERIES = 200
+CONFIDENCE_BINS = 15
+COVERAGE_FOR_RECALL = 0.95
 
 
 class Ranker(Protocol):
@@ -22,11 +24,37 @@ class Ranker(Protocol):
         """Return [n, n_labels]."""
 
 
-class Scorer(Ranker, Protocol):
-    """A ranker whose time can be taken."""
+class AnswerSet(Protocol):
+    """Answers to some queries; see scoring.Answers."""
 
-    def median_query_micros(self, texts: Sequence[str]) -> float:
-        """Return the median time of one query in microseconds."""
+    @property
+    def probabilities(self) -> np.ndarray:
+        """[n, n_labels]."""
+
+    @property
+    def escalated(self) -> np.ndarray:
+        """Bool [n]."""
+
+    @property
+    def answered(self) -> np.ndarray:
+        """Bool [n]."""
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """[n]."""
+
+
+class Scorer(Ranker, Protocol):
+    """A cascade that can be asked and timed."""
+
+    def answers(self, texts: Sequence[str]) -> AnswerSet:
+        """Return the answers of the cascade."""
+
+    def median_linear_micros(self, texts: Sequence[str]) -> float:
+        """Return the median time of one query that the linear stage answers, in microseconds."""
+
+    def median_transformer_micros(self, texts: Sequence[str]) -> float:
+        """Return the median time of one query that the transformer stage answers, in microseconds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +69,16 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did; every share is in [0, 1]."""
+    """How a model did; every share is in [0, 1].
+
+    Attributes:
+        calibration_error: expected, over bins of confidence; see `calibration_error`.
+        coverage: share of held-out examples with a label that are answered.
+        out_of_scope_recall: share of those without one that are not answered.
+        out_of_scope_recall_at_95: the same at the threshold that would answer 95 % of the others.
+        escalated: share of held-out examples that the linear stage hands on.
+
+    """
 
     accuracy: float
     macro_f1: float
@@ -54,29 +91,91 @@ class Evaluation:
     model_bytes: int
     feedback_examples: int = 0
     feedback_accuracy: float = 0.0
+    calibration_error: float = 0.0
+    coverage: float = 1.0
+    out_of_scope_examples: int = 0
+    out_of_scope_recall: float = 0.0
+    out_of_scope_recall_at_95: float = 0.0
+    escalated: float = 0.0
+    transformer_query_micros: float = 0.0
+
+    @property
+    def mean_query_micros(self) -> float:
+        """Mean time of one query at the escalated share, in microseconds."""
+        return self.query_micros * (1 - self.escalated) + self.transformer_query_micros * self.escalated
 
 
-def evaluate(scorer: Scorer, held_out: Sequence[Example], golden: Sequence[Example], model_bytes: int) -> Evaluation:
-    """Ask a model every held-out and golden query."""
-    texts = [example.text for example in held_out]
-    ranked = ranked_labels(scorer, texts)
-    results = label_results([labels[0] for labels in ranked], held_out)
+def evaluate(scorer: Scorer, held_out: Sequence[Example], model_bytes: int) -> Evaluation:
+    """Ask a model every held-out query; those without a label are out of scope."""
+    scoped = [example for example in held_out if example.labels]
+    texts, outside = [each.text for each in scoped], [each.text for each in held_out if not each.labels]
+    answers, answers_outside = scorer.answers(texts), scorer.answers(outside)
+    ranked = best_labels(answers.probabilities, scorer.labels)
+    results = label_results([labels[0] for labels in ranked], scoped)
+    confidences = answers.confidences
     return Evaluation(
-        accuracy=_mean(top_1_right(ranked, held_out)),
+        accuracy=_mean(top_1_right(ranked, scoped)),
         macro_f1=_mean([result.f1 for result in results]),
         recall_at_3=_mean(
             [
                 len(set(labels[:3]) & set(example.labels)) / min(3, len(example.labels))
-                for labels, example in zip(ranked, held_out, strict=True)
+                for labels, example in zip(ranked, scoped, strict=True)
             ]
         ),
-        held_out_examples=len(held_out),
-        golden_queries=len(golden),
-        golden_wrong=golden_failures(scorer, golden),
+        held_out_examples=len(scoped),
+        golden_queries=0,
+        golden_wrong=(),
         labels=results,
-        query_micros=scorer.median_query_micros(texts[:TIMED_QUERIES]),
+        query_micros=scorer.median_linear_micros(texts[:TIMED_QUERIES]),
         model_bytes=model_bytes,
+        calibration_error=calibration_error(confidences, shares_right(ranked, scoped)),
+        coverage=_mean(answers.answered),
+        out_of_scope_examples=len(outside),
+        out_of_scope_recall=_mean(~answers_outside.answered),
+        out_of_scope_recall_at_95=_recall_at(confidences, answers_outside.confidences),
+        escalated=_mean(answers.escalated),
+        transformer_query_micros=scorer.median_transformer_micros(texts[:TIMED_QUERIES]),
     )
+
+
+def with_golden(evaluation: Evaluation, scorer: Ranker, golden: Sequence[Example]) -> Evaluation:
+    """Return an evaluation with what a model says of the golden queries."""
+    return replace(evaluation, golden_queries=len(golden), golden_wrong=golden_failures(scorer, golden))
+
+
+def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error: mean over bins of |mean confidence - mean right|, weighted by size.
+
+    The bins are equally wide; the measure is that of Naeini, Cooper and Hauskrecht (AAAI 2015).
+
+    Args:
+        confidences: of the top-1 labels, [n].
+        right: 1 or 0, or a share of rightness, [n].
+
+    """
+    bins = np.minimum((confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    return float(
+        sum(
+            abs(confidences[bins == each].mean() - right[bins == each].mean()) * (bins == each).mean()
+            for each in np.unique(bins)
+        )
+    )
+
+
+def shares_right(ranked: Sequence[tuple[str, ...]], examples: Sequence[Example]) -> np.ndarray:
+    """Return for each example 1 / number of its labels if its best label is one of them, else 0, [n].
+
+    An example with several labels is learned as a distribution over them, so that is the probability that is due.
+    """
+    return np.array(
+        [right / len(example.labels) for right, example in zip(top_1_right(ranked, examples), examples, strict=True)]
+    )
+
+
+def _recall_at(inside: np.ndarray, outside: np.ndarray) -> float:
+    if not len(inside) or not len(outside):
+        return 0.0
+    return float((outside < np.quantile(inside, 1 - COVERAGE_FOR_RECALL)).mean())
 
 
 def accuracy(scorer: Ranker, examples: Sequence[Example]) -> float:
@@ -91,11 +190,16 @@ def top_1_right(ranked: Sequence[tuple[str, ...]], examples: Sequence[Example]) 
 
 def ranked_labels(scorer: Ranker, texts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the three best labels for each text."""
-    order = np.argsort(-scorer.probabilities(texts), axis=1, kind="stable")[:, :3]
-    return [tuple(scorer.labels[index] for index in row) for row in order]
+    return best_labels(scorer.probabilities(texts), scorer.labels)
 
 
-def golden_failures(scorer: Scorer, golden: Sequence[Example]) -> tuple[str, ...]:
+def best_labels(probabilities: np.ndarray, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the three best labels for each row of [n, n_labels]."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    return [tuple(labels[index] for index in row) for row in order]
+
+
+def golden_failures(scorer: Ranker, golden: Sequence[Example]) -> tuple[str, ...]:
     """Return "text -> answer" for every golden query that is answered with none of its labels."""
     ranked = ranked_labels(scorer, [example.text for example in golden])
     return tuple(
@@ -143,5 +247,5 @@ def _f1(hits: float, misses: float, alarms: float) -> float:
     return 2 * hits / (2 * hits + misses + alarms) if hits + misses + alarms else 1.0
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

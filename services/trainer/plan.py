@@ -17,6 +17,7 @@ class Plan:
         golden_file: queries that must always be answered right.
         taxonomy_file: labels that exist; without it, those that the examples carry.
         feedback_file: what people said.
+        encoder_dir: the sentence encoder's folder; without it the version has no transformer stage.
 
     """
 
@@ -28,6 +29,7 @@ class Plan:
     golden_file: str = ""
     taxonomy_file: str = ""
     feedback_file: str = ""
+    encoder_dir: str = ""
     run_id: str = ""
 
     @property

@@ -2,10 +2,11 @@
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision
+from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, TrainingChoices
 
 from services.trainer.evaluation import Evaluation
 from services.trainer.promotion import Decision
+from services.trainer.training import Choices
 
 
 def to_json(message: Message, indent: int | None = 2) -> str:
@@ -15,8 +16,8 @@ def to_json(message: Message, indent: int | None = 2) -> str:
     )
 
 
-def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
-    """Translate an evaluation."""
+def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) -> EvaluationReport:
+    """Translate an evaluation, and what cross-validation chose."""
     report = EvaluationReport(
         accuracy=evaluation.accuracy,
         macro_f1=evaluation.macro_f1,
@@ -28,10 +29,38 @@ def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
         model_bytes=evaluation.model_bytes,
         feedback_examples=evaluation.feedback_examples,
         feedback_accuracy=evaluation.feedback_accuracy,
+        expected_calibration_error=evaluation.calibration_error,
+        coverage=evaluation.coverage,
+        out_of_scope_examples=evaluation.out_of_scope_examples,
+        out_of_scope_recall=evaluation.out_of_scope_recall,
+        out_of_scope_recall_at_95=evaluation.out_of_scope_recall_at_95,
+        escalated=evaluation.escalated,
+        transformer_query_micros=evaluation.transformer_query_micros,
+        mean_query_micros=evaluation.mean_query_micros,
+        choices=training_choices(choices) if choices else None,
     )
     for result in evaluation.labels:
         report.labels.add(label=result.label, examples=result.examples, recall=result.recall, f1=result.f1)
     return report
+
+
+def training_choices(choices: Choices) -> TrainingChoices:
+    """Translate what cross-validation chose."""
+    message = TrainingChoices(
+        out_of_fold_examples=choices.out_of_fold_examples,
+        linear_inverse_regularisation=choices.linear_inverse_regularisation,
+        head_inverse_regularisation=choices.head_inverse_regularisation,
+        temperature=choices.temperature,
+        embedding_share=choices.embedding_share,
+        linear_share=choices.linear_share,
+        linear_accuracy=choices.linear_accuracy,
+        transformer_accuracy=choices.transformer_accuracy,
+    )
+    for point in choices.escalation:
+        message.escalation.add(margin=point.margin, escalated=point.escalated, accuracy=point.accuracy)
+    for each in choices.abstention:
+        message.abstention.add(threshold=each.threshold, coverage=each.coverage, accuracy=each.accuracy)
+    return message
 
 
 def promotion_decision(decision: Decision) -> PromotionDecision:

@@ -21,7 +21,6 @@ from services.trainer.durable import append_lines, read_lines, replace_file, syn
 from services.trainer.errors import ModelVersionNotFound, StorageFailed
 from services.trainer.records import to_json
 
-GRAPH_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
 DECISION_FILE = "decision.json"
@@ -37,6 +36,11 @@ class ModelRegistry:
         self.model = model
         self.folder = models_dir / model
         self._keep_versions = keep_versions
+
+    @property
+    def embeddings_folder(self) -> Path:
+        """Where embeddings of the dataset lie."""
+        return self.folder / "embeddings"
 
     @property
     def snapshots_folder(self) -> Path:
@@ -71,10 +75,10 @@ class ModelRegistry:
         """Return what the gate said of a version. Raises ModelVersionNotFound."""
         return self._read(version, DECISION_FILE, pb.PromotionDecision())
 
-    def graph(self, version: int) -> bytes:
-        """Return a version's graph. Raises ModelVersionNotFound."""
+    def file(self, version: int, name: str) -> bytes:
+        """Return one file of a version. Raises ModelVersionNotFound."""
         try:
-            return (self.folder / str(version) / GRAPH_FILE).read_bytes()
+            return (self.folder / str(version) / name).read_bytes()
         except OSError as error:
             raise ModelVersionNotFound(version) from error
 

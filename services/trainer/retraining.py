@@ -4,32 +4,33 @@ It needs no server: the trainer runs it in a child process and then promotes wha
 it in place. A stage that cannot be passed raises, and until `register` nothing outside the snapshots has changed.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.abstention import choose_min_confidence
 from services.trainer.cleaning import Cleaned, clean
+from services.trainer.embedding_store import EmbeddingStore
+from services.trainer.encoder import open_encoder
 from services.trainer.errors import ModelVersionNotFound, StageFailed
-from services.trainer.evaluation import Evaluation, accuracy, evaluate
+from services.trainer.evaluation import Evaluation, accuracy, evaluate, with_golden
 from services.trainer.examples import FEEDBACK, Example, read_examples
-from services.trainer.export import INPUT_NAME, INPUT_TYPE, OUTPUT_NAME, OUTPUT_TYPE, export_graph
+from services.trainer.export import Graphs, export_graphs
 from services.trainer.feedback import FeedbackStore
-from services.trainer.parity import check_parity
+from services.trainer.parity import check_head_parity, check_linear_parity
 from services.trainer.plan import Plan
 from services.trainer.promotion import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.records import evaluation_report, promotion_decision, to_json
-from services.trainer.registry import DECISION_FILE, EVALUATION_FILE, GRAPH_FILE, MANIFEST_FILE, ModelRegistry
-from services.trainer.scoring import GraphScorer
+from services.trainer.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
+from services.trainer.scoring import CascadeScorer, lowered_for
 from services.trainer.snapshot import DatasetSnapshot, split, write_snapshot
 from services.trainer.stages import RunStage
+from services.trainer.stored_version import describe, judged_files, open_version, serving_files
 from services.trainer.taxonomy import load_taxonomy_labels
-from services.trainer.text import NORMALIZER
-from services.trainer.training import fit
+from services.trainer.training import Choices, FittedModel, fit
 
 MAX_PROBES = 16
 
@@ -60,12 +61,23 @@ class _Collected:
 
 
 @dataclass(frozen=True)
+class _Candidate:
+    """A fitted model and its graphs, ready to be asked."""
+
+    graphs: Graphs
+    scorer: CascadeScorer
+
+
+@dataclass(frozen=True)
 class _Challenger:
-    graph: bytes
-    scorer: GraphScorer
+    """What may become a version: the model that serves, and its twin that has not seen the held-out examples."""
+
+    judged: _Candidate
+    served: _Candidate
+    choices: Choices
     evaluation: Evaluation
-    min_confidence: float
     probes: tuple[pb.Probe, ...]
+    head_probes: tuple[pb.Probe, ...]
 
 
 def retrain(plan: Plan, report: Report) -> Result:
@@ -86,17 +98,25 @@ def retrain(plan: Plan, report: Report) -> Result:
     snapshot = split(cleaned.examples, _usable(collected.held_out, collected.labels))
     write_snapshot(snapshot, registry.snapshots_folder)
     summary = _summary(snapshot, cleaned, collected)
-    graph, scorer, feedback_accuracy = _train(snapshot, report)
+    embeddings = _embeddings(plan)
+    judged, served, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE)
-    golden = _usable(collected.golden, collected.labels)
-    challenger = _evaluate_challenger(graph, scorer, feedback_accuracy, snapshot, golden)
-    champion_version, champion = _evaluate_champion(registry, snapshot, golden)
+    golden = [example for example in _usable(collected.golden, collected.labels) if example.labels]
+    challenger = _evaluate_challenger(judged, served, choices, snapshot, golden)
+    champion_version, champion = _evaluate_champion(registry, snapshot, golden, embeddings)
     report(RunStage.DECIDE)
     decision = decide(challenger.evaluation, champion, champion_version)
     report(RunStage.REGISTER)
+    if embeddings is not None:
+        embeddings.save()
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
-    version = registry.register(lambda number: _files(number, manifest, challenger, decision))
+    version = registry.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
     return Result(version, decision, challenger.evaluation, summary)
+
+
+def _embeddings(plan: Plan) -> EmbeddingStore | None:
+    encoder = open_encoder(plan.encoder_dir)
+    return EmbeddingStore(encoder, plan.registry.embeddings_folder) if encoder is not None else None
 
 
 def _collect(plan: Plan) -> _Collected:
@@ -119,7 +139,7 @@ def _collect(plan: Plan) -> _Collected:
 
 def _usable(examples: Sequence[Example], labels: tuple[str, ...] | None) -> list[Example]:
     """Return examples with labels that exist; evaluation data of another taxonomy says nothing."""
-    return [each for each in examples if each.labels and (labels is None or set(each.labels) <= set(labels))]
+    return [each for each in examples if labels is None or set(each.labels) <= set(labels)]
 
 
 def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected) -> pb.Snapshot:
@@ -128,7 +148,7 @@ def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected)
         dropped["malformed_line"] = collected.malformed
     summary = pb.Snapshot(
         id=snapshot.id,
-        train_examples=len(snapshot.train) + len(snapshot.withheld_feedback),
+        train_examples=len(snapshot.learned),
         held_out_examples=len(snapshot.held_out),
         feedback_records=collected.feedback_records,
         dropped=dropped,
@@ -137,92 +157,115 @@ def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected)
     return summary
 
 
-def _train(snapshot: DatasetSnapshot, report: Report) -> tuple[bytes, GraphScorer, float]:
+def _train(
+    snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
+) -> tuple[_Candidate, _Candidate, Choices]:
     if not snapshot.train or not snapshot.held_out:
         raise StageFailed(
             f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
         )
     report(RunStage.TRAIN)
-    feedback_accuracy = _feedback_accuracy(snapshot)
-    model = fit((*snapshot.train, *snapshot.withheld_feedback))
+    models = fit(snapshot.learned, snapshot.judging, embeddings)
     report(RunStage.EXPORT)
-    graph = export_graph(model)
+    judged = _candidate(models.judged, embeddings)
+    served = judged if models.served is models.judged else _candidate(models.served, embeddings)
     report(RunStage.PARITY)
-    scorer = GraphScorer(graph, model.labels)
-    texts = [example.text for example in snapshot.held_out]
-    check_parity(model.probabilities(texts), scorer.probabilities(texts), texts)
-    return graph, scorer, feedback_accuracy
+    for model, candidate in ((models.judged, judged), (models.served, served)):
+        _check_parity(model, candidate.scorer, [example.text for example in snapshot.held_out], embeddings)
+    return judged, served, models.served.choices
 
 
-def _feedback_accuracy(snapshot: DatasetSnapshot) -> float:
-    """Fit without the withheld feedback and return the accuracy on it; 0 when it is too little to judge by."""
-    if len(snapshot.withheld_feedback) < MIN_FEEDBACK_EXAMPLES:
-        return 0.0
-    return accuracy(fit(snapshot.train), snapshot.withheld_feedback)
+def _candidate(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
+    graphs = export_graphs(model)
+    return _Candidate(graphs, CascadeScorer(graphs, model.labels, model.thresholds, embeddings))
+
+
+def _check_parity(
+    model: FittedModel, scorer: CascadeScorer, texts: Sequence[str], embeddings: EmbeddingStore | None
+) -> None:
+    exported, scores = scorer.linear(texts)
+    check_linear_parity(model.linear, exported, texts)
+    if model.head is not None and embeddings is not None:
+        features = np.hstack([embeddings.embed(texts).astype(np.float32), scores])
+        check_head_parity(model.head, features, scorer.head(texts, scores), texts)
 
 
 def _evaluate_challenger(
-    graph: bytes, scorer: GraphScorer, feedback_accuracy: float, snapshot: DatasetSnapshot, golden: Sequence[Example]
+    judged: _Candidate, served: _Candidate, choices: Choices, snapshot: DatasetSnapshot, golden: Sequence[Example]
 ) -> _Challenger:
-    held_out_texts = [example.text for example in snapshot.held_out]
     golden_texts = [example.text for example in golden]
+    thresholds = lowered_for(served.scorer, golden_texts)
+    served = replace(served, scorer=served.scorer.with_thresholds(thresholds))
+    judged = replace(judged, scorer=judged.scorer.with_thresholds(thresholds))
+    evaluation = with_golden(
+        evaluate(judged.scorer, snapshot.held_out, served.graphs.size_bytes), served.scorer, golden
+    )
+    withheld = snapshot.withheld_feedback
+    probe_texts = (golden_texts or [example.text for example in snapshot.held_out])[:MAX_PROBES]
+    probabilities, scores = served.scorer.linear(probe_texts)
     return _Challenger(
-        graph=graph,
-        scorer=scorer,
+        judged=judged,
+        served=served,
+        choices=choices,
         evaluation=replace(
-            evaluate(scorer, snapshot.held_out, golden, len(graph)),
-            feedback_examples=len(snapshot.withheld_feedback),
-            feedback_accuracy=feedback_accuracy,
+            evaluation,
+            feedback_examples=len(withheld),
+            feedback_accuracy=accuracy(judged.scorer, withheld) if len(withheld) >= MIN_FEEDBACK_EXAMPLES else 0.0,
         ),
-        min_confidence=choose_min_confidence(
-            scorer.probabilities(held_out_texts), scorer.probabilities(golden_texts), scorer.probabilities([""])
-        ),
-        probes=_probes(scorer, (golden_texts or held_out_texts)[:MAX_PROBES]),
+        probes=_probes(served.scorer.labels, probe_texts, probabilities),
+        head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.head(probe_texts, scores))
+        if served.scorer.has_head
+        else (),
     )
 
 
-def _probes(scorer: GraphScorer, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
-    probabilities = scorer.probabilities(texts)
+def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
     return tuple(
-        pb.Probe(text=text, label=scorer.labels[int(row.argmax())], confidence=float(row.max()))
+        pb.Probe(text=text, label=labels[int(row.argmax())], confidence=float(row.max()))
         for text, row in zip(texts, probabilities, strict=True)
     )
 
 
 def _evaluate_champion(
-    registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example]
+    registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example], embeddings: EmbeddingStore | None
 ) -> tuple[int, Evaluation | None]:
     alias = registry.champion()
     if alias is None:
         return 0, None
     try:
-        graph = registry.graph(alias.version)
-        scorer = GraphScorer(graph, registry.manifest(alias.version).labels)
+        scorer, size = open_version(registry, alias.version, embeddings, judged=True)
     except ModelVersionNotFound as error:
         raise StageFailed(
             f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
         ) from error
-    return alias.version, evaluate(scorer, snapshot.held_out, golden, len(graph))
+    return alias.version, with_golden(evaluate(scorer, snapshot.held_out, size), scorer, golden)
 
 
-def _files(version: int, manifest: pb.Manifest, challenger: _Challenger, decision: Decision) -> dict[str, bytes]:
-    labels = challenger.scorer.labels
+def _files(
+    version: int,
+    manifest: pb.Manifest,
+    challenger: _Challenger,
+    embeddings: EmbeddingStore | None,
+    decision: Decision,
+) -> dict[str, bytes]:
+    served, encoder = challenger.served, embeddings.encoder if embeddings is not None else None
     manifest.version = version
     manifest.created_at.FromDatetime(datetime.now(UTC))
-    manifest.labels.extend(labels)
-    manifest.normalizer = NORMALIZER
-    manifest.input.CopyFrom(pb.Tensor(name=INPUT_NAME, type=INPUT_TYPE, columns=1))
-    manifest.output.CopyFrom(pb.Tensor(name=OUTPUT_NAME, type=OUTPUT_TYPE, columns=len(labels)))
-    manifest.files.add(
-        path=GRAPH_FILE,
-        sha256=hashlib.sha256(challenger.graph).hexdigest(),
-        size_bytes=len(challenger.graph),
+    describe(
+        manifest,
+        served.graphs,
+        served.scorer.labels,
+        served.scorer.thresholds,
+        encoder.name if encoder else "",
+        encoder.columns if encoder else 0,
     )
     manifest.probes.extend(challenger.probes)
-    manifest.min_confidence = challenger.min_confidence
+    if served.graphs.head is not None:
+        manifest.head.probes.extend(challenger.head_probes)
     return {
-        GRAPH_FILE: challenger.graph,
+        **serving_files(served.graphs),
+        **judged_files(challenger.judged.graphs),
         MANIFEST_FILE: to_json(manifest).encode(),
-        EVALUATION_FILE: to_json(evaluation_report(challenger.evaluation)).encode(),
+        EVALUATION_FILE: to_json(evaluation_report(challenger.evaluation, challenger.choices)).encode(),
         DECISION_FILE: to_json(promotion_decision(decision)).encode(),
     }

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     models_dir: Path = Path("models")
     data_dir: Path = Path("data")
     model: str = "mood_food"
+    encoder_dir: Path | None = None
     keep_versions: int = 10
     retrain_samples: int = 50
     retrain_days: int = 30
@@ -29,6 +30,11 @@ class Settings(BaseSettings):
         """Addresses of the inference replicas; the local one if none are named."""
         named = tuple(each.strip() for each in self.inference_targets.split(",") if each.strip())
         return named or (f"{self.host}:{self.inference_port}",)
+
+    @property
+    def encoder_path(self) -> Path:
+        """The sentence encoder's folder."""
+        return self.encoder_dir or self.models_dir / "encoder" / "all-minilm-l6-v2"
 
     @property
     def taxonomy_path(self) -> Path:

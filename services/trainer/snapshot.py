@@ -1,9 +1,9 @@
 """Immutable dataset snapshots: which examples a model was fitted on and which it was judged by.
 
 The part an example falls into depends only on its source and on the set of words in it, so it never moves as data
-grows, and texts that differ in word order or punctuation alone land on one side. Feedback is always learned in the end,
-or a correction could be lost to evaluation; the part of it that the hash picks is withheld only from a first fit, which
-shows whether feedback can be learned at all.
+grows, and texts that differ in word order or punctuation alone land on one side. What the hash picks judges a twin of
+the model that has not seen it, of seeds and of feedback alike; the model that serves learns it too, so that neither a
+correction nor a tenth of the data is lost to evaluation.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from services.trainer.examples import FEEDBACK, TAXONOMY, Example
 from services.trainer.text import normalise
 
 HELD_OUT_PERCENT = 10
-TRAIN, WITHHELD, HELD_OUT = "train", "withheld_feedback", "held_out"
+TRAIN, WITHHELD_FEEDBACK, WITHHELD, RESERVED = "train", "withheld_feedback", "withheld", "reserved"
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,40 @@ class DatasetSnapshot:
     """Examples split by what they are for, named by their content.
 
     Attributes:
-        train: fitted on.
-        withheld_feedback: judges a first fit, then fitted on.
-        held_out: judges the model that serves; never fitted on.
+        train: always fitted on.
+        withheld_feedback: feedback that judges the twin, and that the model that serves is fitted on.
+        withheld: the same for other examples.
+        reserved: examples kept for evaluation by whoever gave them; nothing is ever fitted on them.
 
     """
 
     id: str
     train: tuple[Example, ...]
     withheld_feedback: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    withheld: tuple[Example, ...]
+    reserved: tuple[Example, ...]
+
+    @property
+    def learned(self) -> tuple[Example, ...]:
+        """What the model that serves is fitted on."""
+        return (*self.train, *self.withheld_feedback, *self.withheld)
+
+    @property
+    def judging(self) -> tuple[bool, ...]:
+        """Which of those the twin is not fitted on."""
+        return (False,) * len(self.train) + (True,) * (len(self.withheld_feedback) + len(self.withheld))
+
+    @property
+    def held_out(self) -> tuple[Example, ...]:
+        """What challenger and champion are compared on."""
+        return (*self.withheld, *self.reserved)
 
 
 def part_of(example: Example) -> str:
     """Return the part an example falls into; a taxonomy's descriptors are definitions, never evidence."""
     if example.source == TAXONOMY or not is_picked(example.text):
         return TRAIN
-    return WITHHELD if example.source == FEEDBACK else HELD_OUT
+    return WITHHELD_FEEDBACK if example.source == FEEDBACK else WITHHELD
 
 
 def is_picked(text: str) -> bool:
@@ -50,14 +67,16 @@ def is_picked(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
-def split(examples: Sequence[Example], always_held_out: Sequence[Example]) -> DatasetSnapshot:
-    """Split cleaned examples; examples kept for evaluation join the held-out part."""
-    parts: dict[str, list[Example]] = {TRAIN: [], WITHHELD: [], HELD_OUT: []}
+def split(examples: Sequence[Example], reserved: Sequence[Example]) -> DatasetSnapshot:
+    """Split cleaned examples; those kept for evaluation are a part of their own."""
+    parts: dict[str, list[Example]] = {TRAIN: [], WITHHELD_FEEDBACK: [], WITHHELD: [], RESERVED: []}
     for example in examples:
         parts[part_of(example)].append(example)
-    parts[HELD_OUT].extend(always_held_out)
+    parts[RESERVED].extend(reserved)
     name = hashlib.sha256(_content(parts)).hexdigest()[:16]
-    return DatasetSnapshot(name, tuple(parts[TRAIN]), tuple(parts[WITHHELD]), tuple(parts[HELD_OUT]))
+    return DatasetSnapshot(
+        name, tuple(parts[TRAIN]), tuple(parts[WITHHELD_FEEDBACK]), tuple(parts[WITHHELD]), tuple(parts[RESERVED])
+    )
 
 
 def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
@@ -69,7 +88,12 @@ def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
     """
     path = folder / f"{snapshot.id}.jsonl"
     if not path.exists():
-        parts = {TRAIN: snapshot.train, WITHHELD: snapshot.withheld_feedback, HELD_OUT: snapshot.held_out}
+        parts = {
+            TRAIN: snapshot.train,
+            WITHHELD_FEEDBACK: snapshot.withheld_feedback,
+            WITHHELD: snapshot.withheld,
+            RESERVED: snapshot.reserved,
+        }
         replace_file(path, _content(parts))
     return path
 

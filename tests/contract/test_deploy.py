@@ -99,7 +99,7 @@ def test_image_copies_only_files_that_exist_and_runs_as_nobody_special(service: 
     assert "USER 10001" in lines
 
 
-TRAINING_LIBRARIES = ("sklearn", "skl2onnx", "onnx", "scipy")
+TRAINING_LIBRARIES = ("sklearn", "skl2onnx", "onnx", "scipy", "numba")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from tests.conftest import ROOT
+from tests.conftest import ENCODER, ROOT
 
 PATIENCE_SECONDS = 60.0
 
@@ -146,6 +146,7 @@ def system(data: Path, models: Path, model: str) -> Iterator[System]:
         "MOODFOOD_DATA_DIR": str(data),
         "MOODFOOD_MODELS_DIR": str(models),
         "MOODFOOD_MODEL": model,
+        "MOODFOOD_ENCODER_DIR": str(ENCODER),
         **{f"MOODFOOD_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }
     running = System(data, models, environment, ports)

@@ -17,7 +17,7 @@ CLASSIFIER = KeywordClassifier(
 
 
 def labels(query: str, top_k: int = 5) -> list[str]:
-    return [intent.label for intent in CLASSIFIER.rank([query], top_k)[0].intents]
+    return [intent.label for intent in CLASSIFIER.rank([query], top_k, [])[0].intents]
 
 
 def test_words_match_by_stem() -> None:
@@ -34,12 +34,12 @@ def test_name_of_the_label_is_a_descriptor() -> None:
 
 
 def test_keyword_stage_invents_no_confidence() -> None:
-    (ranking,) = CLASSIFIER.rank(["cozy"], 5)
+    (ranking,) = CLASSIFIER.rank(["cozy"], 5, [])
     assert [intent.confidence for intent in ranking.intents] == [0.0]
 
 
 def test_no_match_is_an_abstention() -> None:
-    (ranking,) = CLASSIFIER.rank(["zzz"], 5)
+    (ranking,) = CLASSIFIER.rank(["zzz"], 5, [])
     assert (ranking.intents, ranking.abstained_because) == ((), NO_MATCH)
 
 

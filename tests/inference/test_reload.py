@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
     repository = ModelRepository(models, MODEL)
-    return ModelHolder(repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8))
+    return ModelHolder(repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None))
 
 
 async def test_reload_swaps_and_says_what_served_before(models: Path) -> None:
@@ -147,9 +147,9 @@ async def test_request_in_flight_during_reload_is_answered_by_the_version_it_sta
     class SwapsWhileAsked(FakeClassifier):
         """Stands for a query during which a reload ends."""
 
-        def rank(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+        def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
             subject.current = replace(subject.current, version=2)
-            return super().rank(queries, top_k)
+            return super().rank(queries, top_k, earlier)
 
     old = SwapsWhileAsked((Intent("from_version_1", 0.9),))
     subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))

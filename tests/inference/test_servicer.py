@@ -12,6 +12,7 @@ from moodfood.inference.v1 import inference_pb2_grpc
 
 from services.inference.cascade import Stage, StageKind
 from services.inference.catalogue import load_catalogue
+from services.inference.encoder import Encoder, load_encoder
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.query_log import QueryLog
@@ -21,7 +22,7 @@ from services.inference.repository import ModelRepository
 from services.inference.servicer import InferenceServicer
 from services.inference.status import ERROR_TABLE
 from services.inference.taxonomy import load_taxonomy
-from tests.conftest import SHIPPED
+from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
 from tests.registries import MODEL
 
@@ -36,11 +37,11 @@ class Service:
 
 
 @asynccontextmanager
-async def inference(models: Path, folder: Path) -> AsyncIterator[Service]:
+async def inference(models: Path, folder: Path, encoder: Encoder | None = None) -> AsyncIterator[Service]:
     taxonomy = load_taxonomy(SHIPPED / "taxonomy" / "mood_food_taxonomy.json")
     repository = ModelRepository(models, MODEL)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
-    holder = ModelHolder(repository, Loader(repository, keyword_stage, 138))
+    holder = ModelHolder(repository, Loader(repository, keyword_stage, 138, encoder))
     await holder.converge()
     log = QueryLog(folder / "queries.jsonl", 10**9, 1)
     log.start()
@@ -164,3 +165,42 @@ async def test_dietary_restriction_holds_over_the_wire(models: Path, tmp_path: P
         answer = await service.stub.Recommend(request)
     assert answer.recommendations
     assert all("vegan" in dish.diets for dish in answer.recommendations)
+
+
+async def test_escalated_query_is_answered_by_the_transformer_stage_and_says_why(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path, load_encoder(ENCODER)) as service:
+        status = await service.stub.GetModelStatus(pb.GetModelStatusRequest())
+        answer = (await service.stub.Classify(pb.ClassifyRequest(text="food for a wet evening"))).classification
+    assert list(status.stages) == [pb.STAGE_LINEAR, pb.STAGE_TRANSFORMER, pb.STAGE_KEYWORD]
+    assert status.transformer_missing == ""
+    assert answer.stage in {pb.STAGE_TRANSFORMER, pb.STAGE_KEYWORD}
+    assert [each.stage for each in answer.passed][:1] == [pb.STAGE_LINEAR]
+
+
+async def test_without_an_encoder_the_linear_stage_answers_alone_and_status_says_so(
+    models: Path, tmp_path: Path
+) -> None:
+    async with inference(models, tmp_path) as service:
+        status = await service.stub.GetModelStatus(pb.GetModelStatusRequest())
+        answer = (await service.stub.Classify(pb.ClassifyRequest(text="food for a wet evening"))).classification
+    assert list(status.stages) == [pb.STAGE_LINEAR, pb.STAGE_KEYWORD]
+    assert "encoder" in status.transformer_missing
+    assert pb.STAGE_TRANSFORMER not in {answer.stage, *(each.stage for each in answer.passed)}
+
+
+async def test_explanation_names_the_words_that_spoke_for_the_answer(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        request = pb.ClassifyRequest(text="chocolate please", explain=True)
+        answer = (await service.stub.Classify(request)).classification
+        plain = (await service.stub.Classify(pb.ClassifyRequest(text="chocolate please"))).classification
+    words = {each.gram: each.weight for each in answer.explanation.grams if each.kind == pb.GRAM_KIND_WORDS}
+    assert answer.explanation.label == "flavor_chocolate"
+    assert words["chocolate"] > 0
+    assert "linear stage" in answer.explanation.summary
+    assert not plain.HasField("explanation")
+
+
+async def test_unknown_cannot_be_explained_and_is_still_answered(models: Path, tmp_path: Path) -> None:
+    async with inference(models, tmp_path) as service:
+        answer = (await service.stub.Classify(pb.ClassifyRequest(text="!!!", explain=True))).classification
+    assert (answer.intents[0].label, answer.HasField("explanation")) == ("unknown", False)

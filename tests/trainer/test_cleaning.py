@@ -49,5 +49,10 @@ def test_person_may_change_their_mind_once() -> None:
     assert (said("hello", "b"),) == cleaned.examples
 
 
+def test_example_without_a_label_is_out_of_scope_and_kept_unless_it_is_feedback() -> None:
+    outside = Example("what is the capital of France", ())
+    assert clean([outside], [], [], LABELS).examples == (outside,)
+
+
 def test_without_a_taxonomy_every_label_exists() -> None:
     assert len(clean([Example("hello", ("anything",))], [], [], None).examples) == 1

@@ -89,9 +89,11 @@ def test_newest_versions_champion_and_predecessor_are_kept(empty: ModelRegistry)
 
 
 def test_reading_a_version_that_does_not_exist_is_not_found(empty: ModelRegistry) -> None:
-    for read in (empty.manifest, empty.evaluation, empty.decision, empty.graph):
+    for read in (empty.manifest, empty.evaluation, empty.decision):
         with pytest.raises(ModelVersionNotFound):
             read(1)
+    with pytest.raises(ModelVersionNotFound):
+        empty.file(1, "model.onnx")
 
 
 def test_stray_folders_are_no_versions(empty: ModelRegistry) -> None:

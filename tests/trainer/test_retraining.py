@@ -1,6 +1,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ from services.trainer.feedback import Feedback, FeedbackStore
 from services.trainer.plan import Plan
 from services.trainer.registry import ModelRegistry
 from services.trainer.retraining import retrain
-from services.trainer.scoring import GraphScorer
 from services.trainer.stages import RunStage
+from services.trainer.stored_version import open_version
 from tests.conftest import SMALL_LABELS, small_plan
 from tests.registries import MODEL, promote
 
 
 def top_label(registry: ModelRegistry, version: int, text: str) -> str:
-    scorer = GraphScorer(registry.graph(version), registry.manifest(version).labels)
+    scorer, _ = open_version(registry, version, None, judged=False)
     return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
 
 
@@ -28,13 +29,17 @@ def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_
     assert sorted(stage.value for stage in seen) == [stage.value for stage in seen]
     assert (result.decision.promoted, result.version) == (True, 1)
     folder = tmp_path / MODEL / "1"
-    assert {"model.onnx", "manifest.json", "evaluation.json", "decision.json"} == {p.name for p in folder.iterdir()}
+    assert {
+        "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
+        "manifest.json", "evaluation.json", "decision.json",
+    } == {path.name for path in folder.iterdir()}  # fmt: skip
     assert (tmp_path / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
 
 
 def test_same_data_gives_the_same_model(trained_models: Path) -> None:
     registry = ModelRegistry(trained_models, MODEL, 10)
-    assert registry.graph(1) == registry.graph(2)
+    for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
+        assert registry.file(1, name) == registry.file(2, name)
     assert registry.manifest(1).snapshot.id == registry.manifest(2).snapshot.id
 
 
@@ -108,6 +113,38 @@ def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
 def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(small_data: Path, models: Path) -> None:
     registry = ModelRegistry(models, MODEL, 10)
     promote(registry, 2)
-    (registry.folder / "2" / "model.onnx").unlink()
+    (registry.folder / "2" / "judged_model.onnx").unlink()
     with pytest.raises(StageFailed, match="champion"):
         retrain(small_plan(small_data, models), lambda _stage: None)
+
+
+def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
+    plan = replace(small_plan(small_data, tmp_path), encoder_dir=str(tmp_path / "nowhere"))
+    result = retrain(plan, lambda _stage: None)
+    assert result.decision.promoted
+    assert not plan.registry.manifest(1).HasField("head")
+    assert not (plan.registry.folder / "1" / "head.onnx").exists()
+
+
+def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> None:
+    registry = ModelRegistry(trained_models, MODEL, 10)
+    choices, head = registry.evaluation(1).choices, registry.manifest(1).head
+    assert choices.out_of_fold_examples > 100
+    assert head.escalate_below_margin > 0
+    assert [p.escalated for p in choices.escalation] == sorted(p.escalated for p in choices.escalation)
+    assert choices.escalation[-1].escalated == 1
+    assert choices.escalation[-1].accuracy == pytest.approx(choices.transformer_accuracy)
+    assert [p.coverage for p in choices.abstention] == sorted((p.coverage for p in choices.abstention), reverse=True)
+
+
+def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    subjects = ("tyres", "taxes", "passwords", "flights", "mortgages", "printers", "lawyers", "batteries")
+    verbs = ("change", "check", "cancel", "renew", "report", "lose", "compare", "insure", "reset", "sell")
+    rows = [{"text": f"how do i {verb} my {subject}", "labels": []} for verb in verbs for subject in subjects]
+    outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = small_plan(small_data, tmp_path / "models")
+    plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
+    result = retrain(plan, lambda _stage: None)
+    assert result.evaluation.out_of_scope_examples > 0
+    assert result.evaluation.out_of_scope_recall >= 0.9

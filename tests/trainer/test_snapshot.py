@@ -31,12 +31,20 @@ def test_descriptors_of_the_taxonomy_are_never_evidence() -> None:
     assert split(descriptors, []).held_out == ()
 
 
-def test_feedback_is_never_held_out_from_the_model_that_serves() -> None:
+def test_feedback_judges_by_itself_and_is_learned_by_the_model_that_serves() -> None:
     feedback = [Example(f"query number {n}", ("a",), FEEDBACK) for n in range(500)]
     snapshot = split(feedback, [])
     assert snapshot.held_out == ()
     assert 30 <= len(snapshot.withheld_feedback) <= 75
-    assert len(snapshot.train) + len(snapshot.withheld_feedback) == 500
+    assert set(feedback) == set(snapshot.learned)
+
+
+def test_everything_but_what_is_reserved_is_learned_and_what_judges_is_marked() -> None:
+    reserved = [Example("kept for evaluation", ("a",))]
+    snapshot = split(EXAMPLES, reserved)
+    assert set(EXAMPLES) == set(snapshot.learned)
+    judging = [example for example, judges in zip(snapshot.learned, snapshot.judging, strict=True) if judges]
+    assert [*judging, *reserved] == list(snapshot.held_out)
 
 
 def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
@@ -47,4 +55,4 @@ def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
     path = write_snapshot(first, tmp_path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert (500, f"{first.id}.jsonl") == (len(rows), path.name)
-    assert {"train", "held_out"} == {row["part"] for row in rows}
+    assert {"train", "withheld"} == {row["part"] for row in rows}

@@ -49,6 +49,30 @@ STAGE_KEYWORD: Stage.ValueType  # 3
 """Words of the query matched against the taxonomy's descriptors."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _GramKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GramKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GramKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRAM_KIND_UNSPECIFIED: _GramKind.ValueType  # 0
+    """Never sent."""
+    GRAM_KIND_WORDS: _GramKind.ValueType  # 1
+    """One or two neighbouring words."""
+    GRAM_KIND_CHARACTERS: _GramKind.ValueType  # 2
+    """Three to five neighbouring characters."""
+
+class GramKind(_GramKind, metaclass=_GramKindEnumTypeWrapper):
+    """Kind of n-gram."""
+
+GRAM_KIND_UNSPECIFIED: GramKind.ValueType  # 0
+"""Never sent."""
+GRAM_KIND_WORDS: GramKind.ValueType  # 1
+"""One or two neighbouring words."""
+GRAM_KIND_CHARACTERS: GramKind.ValueType  # 2
+"""Three to five neighbouring characters."""
+Global___GramKind: _TypeAlias = GramKind  # noqa: Y015
+
 @_typing.final
 class Intent(_message.Message):
     """One ranked label."""
@@ -113,6 +137,7 @@ class Classification(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     PASSED_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """Identifies this answer in the query log and in SubmitFeedback."""
     stage: Global___Stage.ValueType
@@ -131,6 +156,10 @@ class Classification(_message.Message):
     def latency(self) -> _duration_pb2.Duration:
         """Time spent on this answer inside the service, waiting for the network not included."""
 
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """What spoke for the best label; only when asked for."""
+
     def __init__(
         self,
         *,
@@ -140,14 +169,81 @@ class Classification(_message.Message):
         model_version: _builtins.int = ...,
         passed: _abc.Iterable[Global___PassedStage] | None = ...,
         latency: _duration_pb2.Duration | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["intents", b"intents", "latency", b"latency", "model_version", b"model_version", "passed", b"passed", "query_id", b"query_id", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "intents", b"intents", "latency", b"latency", "model_version", b"model_version", "passed", b"passed", "query_id", b"query_id", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Classification: _TypeAlias = Classification  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """Why the best label was chosen, as far as the linear stage's weights tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    GRAMS_FIELD_NUMBER: _builtins.int
+    INTERCEPT_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The label that is explained."""
+    intercept: _builtins.float
+    """What the linear stage starts from for this label, before any word."""
+    summary: _builtins.str
+    """One sentence: which stage answered, and what these weights have to do with it."""
+    @_builtins.property
+    def grams(self) -> _containers.RepeatedCompositeFieldContainer[Global___GramWeight]:
+        """What speaks for it most, and against it, strongest first; at most 20."""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        grams: _abc.Iterable[Global___GramWeight] | None = ...,
+        intercept: _builtins.float = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grams", b"grams", "intercept", b"intercept", "label", b"label", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class GramWeight(_message.Message):
+    """What one word or n-gram adds to a label's score. Scores are the logarithms of probabilities, up to a constant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRAM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    gram: _builtins.str
+    """The words, or the characters with the spaces around them."""
+    kind: Global___GramKind.ValueType
+    """What it is."""
+    weight: _builtins.float
+    """How much it adds for the label, compared with the mean over all labels; negative speaks against it."""
+    def __init__(
+        self,
+        *,
+        gram: _builtins.str = ...,
+        kind: Global___GramKind.ValueType = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gram", b"gram", "kind", b"kind", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GramWeight: _TypeAlias = GramWeight  # noqa: Y015
 
 @_typing.final
 class ClassifyRequest(_message.Message):
@@ -157,19 +253,23 @@ class ClassifyRequest(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What the user said: 1 to 10,000 characters, not only spaces, no NUL."""
     top_k: _builtins.int
     """How many labels to return: 1 to 100. 0 means 5."""
+    explain: _builtins.bool
+    """Whether to say what spoke for the answer. Costs about as much as answering once more."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         top_k: _builtins.int = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,6 +605,7 @@ class GetModelStatusResponse(_message.Message):
     LABEL_COUNT_FIELD_NUMBER: _builtins.int
     LAST_RELOAD_ERROR_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    TRANSFORMER_MISSING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -518,7 +619,9 @@ class GetModelStatusResponse(_message.Message):
     last_reload_error: _builtins.str
     """Why the last reload failed; empty if it did not."""
     min_confidence: _builtins.float
-    """Below this confidence the linear stage abstains."""
+    """Below this confidence the last model stage abstains."""
+    transformer_missing: _builtins.str
+    """Why the version's transformer stage does not serve; empty when it does or the version has none."""
     @_builtins.property
     def loaded_at(self) -> _timestamp_pb2.Timestamp:
         """When this replica swapped to the version; unset while none is loaded."""
@@ -539,10 +642,11 @@ class GetModelStatusResponse(_message.Message):
         label_count: _builtins.int = ...,
         last_reload_error: _builtins.str = ...,
         min_confidence: _builtins.float = ...,
+        transformer_missing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_at", b"loaded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "transformer_missing", b"transformer_missing", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

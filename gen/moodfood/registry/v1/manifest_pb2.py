@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moodfood/registry/v1/manifest.proto\x12\x14moodfood.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\x08Manifest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\nnormalizer\x18\x05 \x01(\t\x12+\n\x05input\x18\x06 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12,\n\x06output\x18\x07 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12\x31\n\x05\x66iles\x18\x08 \x03(\x0b\x32\".moodfood.registry.v1.FileChecksum\x12+\n\x06probes\x18\t \x03(\x0b\x32\x1b.moodfood.registry.v1.Probe\x12\x16\n\x0emin_confidence\x18\n \x01(\x01\x12\x30\n\x08snapshot\x18\x0b \x01(\x0b\x32\x1e.moodfood.registry.v1.Snapshot\x12\x14\n\x0ctraining_run\x18\x0c \x01(\t\"5\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x05\"@\n\x0c\x46ileChecksum\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x05Probe\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\"\x83\x02\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0etrain_examples\x18\x02 \x01(\x05\x12\x19\n\x11held_out_examples\x18\x03 \x01(\x05\x12\x18\n\x10\x66\x65\x65\x64\x62\x61\x63k_records\x18\x04 \x01(\x05\x12\x30\n\x0c\x63ollected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x07\x64ropped\x18\x06 \x03(\x0b\x32+.moodfood.registry.v1.Snapshot.DroppedEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xa7\x02\n\x10\x45valuationReport\x12\x10\n\x08\x61\x63\x63uracy\x18\x01 \x01(\x01\x12\x10\n\x08macro_f1\x18\x02 \x01(\x01\x12\x13\n\x0brecall_at_3\x18\x03 \x01(\x01\x12\x19\n\x11held_out_examples\x18\x04 \x01(\x05\x12\x16\n\x0egolden_queries\x18\x05 \x01(\x05\x12\x14\n\x0cgolden_wrong\x18\x06 \x03(\t\x12\x30\n\x06labels\x18\x07 \x03(\x0b\x32 .moodfood.registry.v1.LabelScore\x12\x14\n\x0cquery_micros\x18\x08 \x01(\x01\x12\x13\n\x0bmodel_bytes\x18\t \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_examples\x18\n \x01(\x05\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_accuracy\x18\x0b \x01(\x01\"I\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x05\x12\x0e\n\x06recall\x18\x03 \x01(\x01\x12\n\n\x02\x66\x31\x18\x04 \x01(\x01\"p\n\x11PromotionDecision\x12\x10\n\x08promoted\x18\x01 \x01(\x08\x12/\n\x05rules\x18\x02 \x03(\x0b\x32 .moodfood.registry.v1.RuleResult\x12\x18\n\x10\x63hampion_version\x18\x03 \x01(\x05\"_\n\nRuleResult\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x10\n\x08measured\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x93\x01\n\rChampionAlias\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x10\n\x08previous\x18\x03 \x01(\x05\x12/\n\x0bpromoted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xc5\x01\n\x0cHistoryEntry\x12\x33\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32#.moodfood.registry.v1.HistoryAction\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\x05\x12\x12\n\nto_version\x18\x03 \x01(\x05\x12\x12\n\ngeneration\x18\x04 \x01(\x05\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t*\xa7\x01\n\rHistoryAction\x12\x1e\n\x1aHISTORY_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17HISTORY_ACTION_PROMOTED\x10\x01\x12\x1e\n\x1aHISTORY_ACTION_ROLLED_BACK\x10\x02\x12\x1a\n\x16HISTORY_ACTION_REFUSED\x10\x03\x12\x1d\n\x19HISTORY_ACTION_REASSERTED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moodfood/registry/v1/manifest.proto\x12\x14moodfood.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x03\n\x08Manifest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\nnormalizer\x18\x05 \x01(\t\x12+\n\x05input\x18\x06 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12,\n\x06output\x18\x07 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12\x31\n\x05\x66iles\x18\x08 \x03(\x0b\x32\".moodfood.registry.v1.FileChecksum\x12+\n\x06probes\x18\t \x03(\x0b\x32\x1b.moodfood.registry.v1.Probe\x12\x16\n\x0emin_confidence\x18\n \x01(\x01\x12\x30\n\x08snapshot\x18\x0b \x01(\x0b\x32\x1e.moodfood.registry.v1.Snapshot\x12\x14\n\x0ctraining_run\x18\x0c \x01(\t\x12,\n\x06scores\x18\r \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12(\n\x04head\x18\x0e \x01(\x0b\x32\x1a.moodfood.registry.v1.Head\"\xf4\x01\n\x04Head\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12+\n\x05input\x18\x02 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12,\n\x06output\x18\x03 \x01(\x0b\x32\x1c.moodfood.registry.v1.Tensor\x12\x1d\n\x15\x65scalate_below_margin\x18\x04 \x01(\x01\x12\x1c\n\x14\x65scalate_below_score\x18\x05 \x01(\x01\x12\x16\n\x0emin_confidence\x18\x06 \x01(\x01\x12+\n\x06probes\x18\x07 \x03(\x0b\x32\x1b.moodfood.registry.v1.Probe\"c\n\x0f\x45ncoderManifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\x05\x12\x31\n\x05\x66iles\x18\x03 \x03(\x0b\x32\".moodfood.registry.v1.FileChecksum\"5\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x05\"@\n\x0c\x46ileChecksum\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x05Probe\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\"\x83\x02\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0etrain_examples\x18\x02 \x01(\x05\x12\x19\n\x11held_out_examples\x18\x03 \x01(\x05\x12\x18\n\x10\x66\x65\x65\x64\x62\x61\x63k_records\x18\x04 \x01(\x05\x12\x30\n\x0c\x63ollected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x07\x64ropped\x18\x06 \x03(\x0b\x32+.moodfood.registry.v1.Snapshot.DroppedEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xc4\x04\n\x10\x45valuationReport\x12\x10\n\x08\x61\x63\x63uracy\x18\x01 \x01(\x01\x12\x10\n\x08macro_f1\x18\x02 \x01(\x01\x12\x13\n\x0brecall_at_3\x18\x03 \x01(\x01\x12\x19\n\x11held_out_examples\x18\x04 \x01(\x05\x12\x16\n\x0egolden_queries\x18\x05 \x01(\x05\x12\x14\n\x0cgolden_wrong\x18\x06 \x03(\t\x12\x30\n\x06labels\x18\x07 \x03(\x0b\x32 .moodfood.registry.v1.LabelScore\x12\x14\n\x0cquery_micros\x18\x08 \x01(\x01\x12\x13\n\x0bmodel_bytes\x18\t \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_examples\x18\n \x01(\x05\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_accuracy\x18\x0b \x01(\x01\x12\"\n\x1a\x65xpected_calibration_error\x18\x0c \x01(\x01\x12\x10\n\x08\x63overage\x18\r \x01(\x01\x12\x1d\n\x15out_of_scope_examples\x18\x0e \x01(\x05\x12\x1b\n\x13out_of_scope_recall\x18\x0f \x01(\x01\x12!\n\x19out_of_scope_recall_at_95\x18\x10 \x01(\x01\x12\x11\n\tescalated\x18\x11 \x01(\x01\x12 \n\x18transformer_query_micros\x18\x12 \x01(\x01\x12\x19\n\x11mean_query_micros\x18\x13 \x01(\x01\x12\x36\n\x07\x63hoices\x18\x14 \x01(\x0b\x32%.moodfood.registry.v1.TrainingChoices\"\xec\x02\n\x0fTrainingChoices\x12\x1c\n\x14out_of_fold_examples\x18\x01 \x01(\x05\x12%\n\x1dlinear_inverse_regularisation\x18\x02 \x01(\x01\x12#\n\x1bhead_inverse_regularisation\x18\x03 \x01(\x01\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\x17\n\x0f\x65mbedding_share\x18\x05 \x01(\x01\x12\x14\n\x0clinear_share\x18\x06 \x01(\x01\x12\x17\n\x0flinear_accuracy\x18\x07 \x01(\x01\x12\x1c\n\x14transformer_accuracy\x18\x08 \x01(\x01\x12\x39\n\nescalation\x18\t \x03(\x0b\x32%.moodfood.registry.v1.EscalationPoint\x12\x39\n\nabstention\x18\n \x03(\x0b\x32%.moodfood.registry.v1.AbstentionPoint\"F\n\x0f\x45scalationPoint\x12\x0e\n\x06margin\x18\x01 \x01(\x01\x12\x11\n\tescalated\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\"H\n\x0f\x41\x62stentionPoint\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\"I\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x05\x12\x0e\n\x06recall\x18\x03 \x01(\x01\x12\n\n\x02\x66\x31\x18\x04 \x01(\x01\"p\n\x11PromotionDecision\x12\x10\n\x08promoted\x18\x01 \x01(\x08\x12/\n\x05rules\x18\x02 \x03(\x0b\x32 .moodfood.registry.v1.RuleResult\x12\x18\n\x10\x63hampion_version\x18\x03 \x01(\x05\"_\n\nRuleResult\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x10\n\x08measured\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x93\x01\n\rChampionAlias\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x10\n\x08previous\x18\x03 \x01(\x05\x12/\n\x0bpromoted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xc5\x01\n\x0cHistoryEntry\x12\x33\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32#.moodfood.registry.v1.HistoryAction\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\x05\x12\x12\n\nto_version\x18\x03 \x01(\x05\x12\x12\n\ngeneration\x18\x04 \x01(\x05\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t*\xa7\x01\n\rHistoryAction\x12\x1e\n\x1aHISTORY_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17HISTORY_ACTION_PROMOTED\x10\x01\x12\x1e\n\x1aHISTORY_ACTION_ROLLED_BACK\x10\x02\x12\x1a\n\x16HISTORY_ACTION_REFUSED\x10\x03\x12\x1d\n\x19HISTORY_ACTION_REASSERTED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +34,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOT_DROPPEDENTRY']._loaded_options = None
   _globals['_SNAPSHOT_DROPPEDENTRY']._serialized_options = b'8\001'
-  _globals['_HISTORYACTION']._serialized_start=1882
-  _globals['_HISTORYACTION']._serialized_end=2049
+  _globals['_HISTORYACTION']._serialized_start=3116
+  _globals['_HISTORYACTION']._serialized_end=3283
   _globals['_MANIFEST']._serialized_start=95
-  _globals['_MANIFEST']._serialized_end=504
-  _globals['_TENSOR']._serialized_start=506
-  _globals['_TENSOR']._serialized_end=559
-  _globals['_FILECHECKSUM']._serialized_start=561
-  _globals['_FILECHECKSUM']._serialized_end=625
-  _globals['_PROBE']._serialized_start=627
-  _globals['_PROBE']._serialized_end=683
-  _globals['_SNAPSHOT']._serialized_start=686
-  _globals['_SNAPSHOT']._serialized_end=945
-  _globals['_SNAPSHOT_DROPPEDENTRY']._serialized_start=899
-  _globals['_SNAPSHOT_DROPPEDENTRY']._serialized_end=945
-  _globals['_EVALUATIONREPORT']._serialized_start=948
-  _globals['_EVALUATIONREPORT']._serialized_end=1243
-  _globals['_LABELSCORE']._serialized_start=1245
-  _globals['_LABELSCORE']._serialized_end=1318
-  _globals['_PROMOTIONDECISION']._serialized_start=1320
-  _globals['_PROMOTIONDECISION']._serialized_end=1432
-  _globals['_RULERESULT']._serialized_start=1434
-  _globals['_RULERESULT']._serialized_end=1529
-  _globals['_CHAMPIONALIAS']._serialized_start=1532
-  _globals['_CHAMPIONALIAS']._serialized_end=1679
-  _globals['_HISTORYENTRY']._serialized_start=1682
-  _globals['_HISTORYENTRY']._serialized_end=1879
+  _globals['_MANIFEST']._serialized_end=592
+  _globals['_HEAD']._serialized_start=595
+  _globals['_HEAD']._serialized_end=839
+  _globals['_ENCODERMANIFEST']._serialized_start=841
+  _globals['_ENCODERMANIFEST']._serialized_end=940
+  _globals['_TENSOR']._serialized_start=942
+  _globals['_TENSOR']._serialized_end=995
+  _globals['_FILECHECKSUM']._serialized_start=997
+  _globals['_FILECHECKSUM']._serialized_end=1061
+  _globals['_PROBE']._serialized_start=1063
+  _globals['_PROBE']._serialized_end=1119
+  _globals['_SNAPSHOT']._serialized_start=1122
+  _globals['_SNAPSHOT']._serialized_end=1381
+  _globals['_SNAPSHOT_DROPPEDENTRY']._serialized_start=1335
+  _globals['_SNAPSHOT_DROPPEDENTRY']._serialized_end=1381
+  _globals['_EVALUATIONREPORT']._serialized_start=1384
+  _globals['_EVALUATIONREPORT']._serialized_end=1964
+  _globals['_TRAININGCHOICES']._serialized_start=1967
+  _globals['_TRAININGCHOICES']._serialized_end=2331
+  _globals['_ESCALATIONPOINT']._serialized_start=2333
+  _globals['_ESCALATIONPOINT']._serialized_end=2403
+  _globals['_ABSTENTIONPOINT']._serialized_start=2405
+  _globals['_ABSTENTIONPOINT']._serialized_end=2477
+  _globals['_LABELSCORE']._serialized_start=2479
+  _globals['_LABELSCORE']._serialized_end=2552
+  _globals['_PROMOTIONDECISION']._serialized_start=2554
+  _globals['_PROMOTIONDECISION']._serialized_end=2666
+  _globals['_RULERESULT']._serialized_start=2668
+  _globals['_RULERESULT']._serialized_end=2763
+  _globals['_CHAMPIONALIAS']._serialized_start=2766
+  _globals['_CHAMPIONALIAS']._serialized_end=2913
+  _globals['_HISTORYENTRY']._serialized_start=2916
+  _globals['_HISTORYENTRY']._serialized_end=3113
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,8 @@ class Manifest(_message.Message):
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     TRAINING_RUN_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -77,7 +79,7 @@ class Manifest(_message.Message):
     normalizer: _builtins.str
     """Name of the text normalisation that must run before the graph."""
     min_confidence: _builtins.float
-    """Below this confidence the linear stage abstains."""
+    """Below this confidence the linear stage abstains when no transformer stage is asked after it."""
     training_run: _builtins.str
     """Training run that produced it."""
     @_builtins.property
@@ -108,6 +110,14 @@ class Manifest(_message.Message):
     def snapshot(self) -> Global___Snapshot:
         """The data it was trained on."""
 
+    @_builtins.property
+    def scores(self) -> Global___Tensor:
+        """Second output of the graph: calibrated scores, of which the probabilities are the softmax."""
+
+    @_builtins.property
+    def head(self) -> Global___Head:
+        """The transformer stage; unset when the version was trained without an encoder."""
+
     def __init__(
         self,
         *,
@@ -123,14 +133,102 @@ class Manifest(_message.Message):
         min_confidence: _builtins.float = ...,
         snapshot: Global___Snapshot | None = ...,
         training_run: _builtins.str = ...,
+        scores: Global___Tensor | None = ...,
+        head: Global___Head | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "input", b"input", "output", b"output", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "head", b"head", "input", b"input", "output", b"output", "scores", b"scores", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "files", b"files", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "snapshot", b"snapshot", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "files", b"files", "head", b"head", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "scores", b"scores", "snapshot", b"snapshot", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class Head(_message.Message):
+    """A version's transformer stage: a head over a shared encoder's embeddings and the linear stage's scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ESCALATE_BELOW_MARGIN_FIELD_NUMBER: _builtins.int
+    ESCALATE_BELOW_SCORE_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    encoder: _builtins.str
+    """Name of the encoder. A replica that has another, or none, serves the version without this stage."""
+    escalate_below_margin: _builtins.float
+    """The linear stage hands a query to this stage when its best score exceeds the next by less than this, which is
+    the logarithm of the odds of the two labels,
+    """
+    escalate_below_score: _builtins.float
+    """or when its best score is below this."""
+    min_confidence: _builtins.float
+    """Below this confidence this stage abstains."""
+    @_builtins.property
+    def input(self) -> Global___Tensor:
+        """Input of the head's graph: embedding, then the linear graph's scores."""
+
+    @_builtins.property
+    def output(self) -> Global___Tensor:
+        """Output of the head's graph: probabilities."""
+
+    @_builtins.property
+    def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probe]:
+        """Answers recorded at export; the label must be met again, the probability within 0.05: processors differ."""
+
+    def __init__(
+        self,
+        *,
+        encoder: _builtins.str = ...,
+        input: Global___Tensor | None = ...,
+        output: Global___Tensor | None = ...,
+        escalate_below_margin: _builtins.float = ...,
+        escalate_below_score: _builtins.float = ...,
+        min_confidence: _builtins.float = ...,
+        probes: _abc.Iterable[Global___Probe] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "escalate_below_margin", b"escalate_below_margin", "escalate_below_score", b"escalate_below_score", "input", b"input", "min_confidence", b"min_confidence", "output", b"output", "probes", b"probes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Head: _TypeAlias = Head  # noqa: Y015
+
+@_typing.final
+class EncoderManifest(_message.Message):
+    """models/encoder/<name>/manifest.json: a sentence encoder that versions share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name; it changes whenever the embeddings do."""
+    columns: _builtins.int
+    """Length of an embedding."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileChecksum]:
+        """The graph and the tokenizer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        columns: _builtins.int = ...,
+        files: _abc.Iterable[Global___FileChecksum] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "files", b"files", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncoderManifest: _TypeAlias = EncoderManifest  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
@@ -305,6 +403,15 @@ class EvaluationReport(_message.Message):
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
     FEEDBACK_EXAMPLES_FIELD_NUMBER: _builtins.int
     FEEDBACK_ACCURACY_FIELD_NUMBER: _builtins.int
+    EXPECTED_CALIBRATION_ERROR_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    OUT_OF_SCOPE_EXAMPLES_FIELD_NUMBER: _builtins.int
+    OUT_OF_SCOPE_RECALL_FIELD_NUMBER: _builtins.int
+    OUT_OF_SCOPE_RECALL_AT_95_FIELD_NUMBER: _builtins.int
+    ESCALATED_FIELD_NUMBER: _builtins.int
+    TRANSFORMER_QUERY_MICROS_FIELD_NUMBER: _builtins.int
+    MEAN_QUERY_MICROS_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     accuracy: _builtins.float
     """Share of held-out examples whose top-1 label is one of theirs, in [0, 1]."""
     macro_f1: _builtins.float
@@ -316,13 +423,31 @@ class EvaluationReport(_message.Message):
     golden_queries: _builtins.int
     """Golden queries asked."""
     query_micros: _builtins.float
-    """Median time of one query inside ONNX Runtime, in microseconds."""
+    """Median time of one query that the linear stage answers, in microseconds."""
     model_bytes: _builtins.int
-    """Size of the graph in bytes."""
+    """Size of the version's graphs in bytes."""
     feedback_examples: _builtins.int
     """Feedback examples withheld from a first fit to see whether feedback can be learned."""
     feedback_accuracy: _builtins.float
     """Accuracy of that fit on them, in [0, 1]; 0 when they were too few to judge by."""
+    expected_calibration_error: _builtins.float
+    """How far confidences are from being right that often, in [0, 1]: mean over 15 bins of confidence, weighted by size.
+    An example with n labels counts 1/n right when its top-1 label is one of them.
+    """
+    coverage: _builtins.float
+    """Share of held-out examples answered at or above the thresholds, in [0, 1]."""
+    out_of_scope_examples: _builtins.int
+    """Held-out examples without a label."""
+    out_of_scope_recall: _builtins.float
+    """Share of those that were not answered, in [0, 1]."""
+    out_of_scope_recall_at_95: _builtins.float
+    """The same at the threshold that answers 95 % of held-out examples with a label."""
+    escalated: _builtins.float
+    """Share of held-out examples that the linear stage handed to the transformer stage, in [0, 1]."""
+    transformer_query_micros: _builtins.float
+    """Median time of one query that the transformer stage answers, in microseconds; 0 without that stage."""
+    mean_query_micros: _builtins.float
+    """Mean time of one query at the escalated share above, in microseconds."""
     @_builtins.property
     def golden_wrong(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Golden queries answered wrongly: "text -> answer"."""
@@ -330,6 +455,10 @@ class EvaluationReport(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]:
         """Per label, in the order of the manifest."""
+
+    @_builtins.property
+    def choices(self) -> Global___TrainingChoices:
+        """What cross-validation chose, and the scores of its choices."""
 
     def __init__(
         self,
@@ -345,14 +474,145 @@ class EvaluationReport(_message.Message):
         model_bytes: _builtins.int = ...,
         feedback_examples: _builtins.int = ...,
         feedback_accuracy: _builtins.float = ...,
+        expected_calibration_error: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        out_of_scope_examples: _builtins.int = ...,
+        out_of_scope_recall: _builtins.float = ...,
+        out_of_scope_recall_at_95: _builtins.float = ...,
+        escalated: _builtins.float = ...,
+        transformer_query_micros: _builtins.float = ...,
+        mean_query_micros: _builtins.float = ...,
+        choices: Global___TrainingChoices | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "feedback_accuracy", b"feedback_accuracy", "feedback_examples", b"feedback_examples", "golden_queries", b"golden_queries", "golden_wrong", b"golden_wrong", "held_out_examples", b"held_out_examples", "labels", b"labels", "macro_f1", b"macro_f1", "model_bytes", b"model_bytes", "query_micros", b"query_micros", "recall_at_3", b"recall_at_3"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "choices", b"choices", "coverage", b"coverage", "escalated", b"escalated", "expected_calibration_error", b"expected_calibration_error", "feedback_accuracy", b"feedback_accuracy", "feedback_examples", b"feedback_examples", "golden_queries", b"golden_queries", "golden_wrong", b"golden_wrong", "held_out_examples", b"held_out_examples", "labels", b"labels", "macro_f1", b"macro_f1", "mean_query_micros", b"mean_query_micros", "model_bytes", b"model_bytes", "out_of_scope_examples", b"out_of_scope_examples", "out_of_scope_recall", b"out_of_scope_recall", "out_of_scope_recall_at_95", b"out_of_scope_recall_at_95", "query_micros", b"query_micros", "recall_at_3", b"recall_at_3", "transformer_query_micros", b"transformer_query_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluationReport: _TypeAlias = EvaluationReport  # noqa: Y015
+
+@_typing.final
+class TrainingChoices(_message.Message):
+    """What the trainer chose by itself, out of fold: on examples that the model at hand was not fitted to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUT_OF_FOLD_EXAMPLES_FIELD_NUMBER: _builtins.int
+    LINEAR_INVERSE_REGULARISATION_FIELD_NUMBER: _builtins.int
+    HEAD_INVERSE_REGULARISATION_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_SHARE_FIELD_NUMBER: _builtins.int
+    LINEAR_SHARE_FIELD_NUMBER: _builtins.int
+    LINEAR_ACCURACY_FIELD_NUMBER: _builtins.int
+    TRANSFORMER_ACCURACY_FIELD_NUMBER: _builtins.int
+    ESCALATION_FIELD_NUMBER: _builtins.int
+    ABSTENTION_FIELD_NUMBER: _builtins.int
+    out_of_fold_examples: _builtins.int
+    """Examples that were answered out of fold."""
+    linear_inverse_regularisation: _builtins.float
+    """Inverse regularisation of the linear stage."""
+    head_inverse_regularisation: _builtins.float
+    """Inverse regularisation of the head; 0 without one."""
+    temperature: _builtins.float
+    """What the linear stage's scores are multiplied with before the softmax."""
+    embedding_share: _builtins.float
+    """Share of the head's own scores in the transformer stage's."""
+    linear_share: _builtins.float
+    """Share of the linear stage's calibrated scores in the transformer stage's."""
+    linear_accuracy: _builtins.float
+    """Accuracy of the linear stage alone, in [0, 1]."""
+    transformer_accuracy: _builtins.float
+    """Accuracy of the transformer stage asked for every query, in [0, 1]; 0 without one."""
+    @_builtins.property
+    def escalation(self) -> _containers.RepeatedCompositeFieldContainer[Global___EscalationPoint]:
+        """Accuracy and cost of the cascade by threshold, most escalated last."""
+
+    @_builtins.property
+    def abstention(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbstentionPoint]:
+        """Coverage and risk by abstain threshold, most abstained last."""
+
+    def __init__(
+        self,
+        *,
+        out_of_fold_examples: _builtins.int = ...,
+        linear_inverse_regularisation: _builtins.float = ...,
+        head_inverse_regularisation: _builtins.float = ...,
+        temperature: _builtins.float = ...,
+        embedding_share: _builtins.float = ...,
+        linear_share: _builtins.float = ...,
+        linear_accuracy: _builtins.float = ...,
+        transformer_accuracy: _builtins.float = ...,
+        escalation: _abc.Iterable[Global___EscalationPoint] | None = ...,
+        abstention: _abc.Iterable[Global___AbstentionPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstention", b"abstention", "embedding_share", b"embedding_share", "escalation", b"escalation", "head_inverse_regularisation", b"head_inverse_regularisation", "linear_accuracy", b"linear_accuracy", "linear_inverse_regularisation", b"linear_inverse_regularisation", "linear_share", b"linear_share", "out_of_fold_examples", b"out_of_fold_examples", "temperature", b"temperature", "transformer_accuracy", b"transformer_accuracy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingChoices: _TypeAlias = TrainingChoices  # noqa: Y015
+
+@_typing.final
+class EscalationPoint(_message.Message):
+    """The cascade at one margin between the linear stage's two best scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARGIN_FIELD_NUMBER: _builtins.int
+    ESCALATED_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    margin: _builtins.float
+    """Queries below this margin are escalated, and those with a low best score; infinity escalates every one."""
+    escalated: _builtins.float
+    """Share escalated, in [0, 1]."""
+    accuracy: _builtins.float
+    """Accuracy of the cascade, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        margin: _builtins.float = ...,
+        escalated: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "escalated", b"escalated", "margin", b"margin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EscalationPoint: _TypeAlias = EscalationPoint  # noqa: Y015
+
+@_typing.final
+class AbstentionPoint(_message.Message):
+    """The last model stage at one abstain threshold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    threshold: _builtins.float
+    """Queries below this confidence are abstained from."""
+    coverage: _builtins.float
+    """Share of in-scope examples answered, in [0, 1]."""
+    accuracy: _builtins.float
+    """Accuracy of those answers, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        threshold: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "coverage", b"coverage", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbstentionPoint: _TypeAlias = AbstentionPoint  # noqa: Y015
 
 @_typing.final
 class LabelScore(_message.Message):

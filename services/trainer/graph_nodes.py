@@ -1,0 +1,45 @@
+"""Adds nodes and constants to the graph that skl2onnx is writing, under names of our own."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+MICROSOFT = "com.microsoft"
+ML = "ai.onnx.ml"
+OPERATOR_VERSIONS = {"": 20, ML: 2, MICROSOFT: 1}
+
+
+@dataclass(frozen=True)
+class GraphNodes:
+    """Each method returns the name of the tensor that it added."""
+
+    container: Any
+
+    def node(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output, which also gives it its name."""
+        self.container.add_node(
+            op,
+            inputs,
+            [output],
+            op_domain=domain,
+            op_version=OPERATOR_VERSIONS[domain],
+            name=f"{op}_{output}",
+            **attributes,
+        )
+        return output
+
+    def array(self, name: str, values: np.ndarray) -> str:
+        """Add a constant with the type and shape of an array."""
+        self.container.add_initializer(name, None, None, numpy_helper.from_array(values))
+        return name
+
+    def integers(self, name: str, *values: int) -> str:
+        """Add a constant int64 vector."""
+        return self.array(name, np.array(values, np.int64))
+
+    def string(self, name: str, value: str) -> str:
+        """Add a constant string [1]."""
+        self.container.add_initializer(name, TensorProto.STRING, [1], [value.encode()])
+        return name
