@@ -8,7 +8,7 @@ from typing import Any
 
 from moodfood.registry.v1 import manifest_pb2
 
-from services.cli.output import progress_bar
+from services.cli.output import note, progress_bar
 from services.trainer.embedding_store import EmbeddingStore
 from services.trainer.encoder import open_encoder
 from services.trainer.errors import BrokenData, NoChampion
@@ -54,6 +54,8 @@ def train(
         encoder_dir=str(encoder) if encoder else "",
         run_id=BY,
     )
+    if encoder is not None and not encoder.is_dir():
+        note(f"there is no encoder in {encoder}: training without the transformer stage; `make encoder` builds it")
     with progress_bar() as progress:
         task = progress.add_task("start", total=100)
 
@@ -150,6 +152,7 @@ def _summary(plan: Plan, result: Result, seconds: float) -> dict[str, Any]:
         "model": plan.model,
         "version": result.version,
         "promoted": result.decision.promoted,
+        "transformer_stage": plan.registry.manifest(result.version).HasField("head"),
         **_measured(evaluation),
         "train_examples": result.snapshot.train_examples,
         "held_out_examples": result.snapshot.held_out_examples,

@@ -93,9 +93,14 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error))
 
 
+def note(text: str) -> None:
+    """Print something worth knowing on standard error."""
+    print(f"moodfood: {text}", file=sys.stderr)  # noqa: T201 - the command's output
+
+
 def fail(problem: str) -> None:
     """Print a problem and end."""
-    print(f"moodfood: {problem}", file=sys.stderr)  # noqa: T201 - the command's output
+    note(problem)
     raise typer.Exit(FAILED)
 
 

@@ -7,6 +7,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.transport.tether import SUPERVISOR_VARIABLE
 
+BUILT_MODELS = Path(__file__).resolve().parents[2] / "models"
+ENCODER = Path("encoder") / "all-minilm-l6-v2"
+
 
 class Settings(BaseSettings):
     """Read from MOODFOOD_* variables."""
@@ -26,8 +29,9 @@ class Settings(BaseSettings):
 
     @property
     def encoder_path(self) -> Path:
-        """The sentence encoder's folder."""
-        return self.encoder_dir or self.models_dir / "encoder" / "all-minilm-l6-v2"
+        """The sentence encoder's folder: the one named, that of the models folder, or the one built at set-up."""
+        own = self.models_dir / ENCODER
+        return self.encoder_dir or (own if own.exists() else BUILT_MODELS / ENCODER)
 
     @property
     def inference(self) -> str:

@@ -18,7 +18,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a new file and wait until it is on disk."""
     with path.open("wb") as file:
         file.write(content)
@@ -26,7 +26,7 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Replace a file so that readers see the old content or the new, never a part.
 
     Raises:

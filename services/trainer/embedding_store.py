@@ -54,7 +54,7 @@ class EmbeddingStore:
         content = io.BytesIO()
         keys = np.frombuffer(b"".join(self._used), dtype=np.uint8).reshape(-1, KEY_BYTES)
         np.savez(content, keys=keys, embeddings=np.stack(list(self._used.values())))
-        replace_file(self._path, content.getvalue())
+        replace_file(self._path, content.getbuffer())
         self._embedded = 0
 
     def _read(self) -> dict[bytes, np.ndarray]:

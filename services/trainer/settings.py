@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_DATA = Path(__file__).resolve().parents[2] / "data"
+BUILT_MODELS = Path(__file__).resolve().parents[2] / "models"
+ENCODER = Path("encoder") / "all-minilm-l6-v2"
 
 
 class Settings(BaseSettings):
@@ -33,8 +35,9 @@ class Settings(BaseSettings):
 
     @property
     def encoder_path(self) -> Path:
-        """The sentence encoder's folder."""
-        return self.encoder_dir or self.models_dir / "encoder" / "all-minilm-l6-v2"
+        """The sentence encoder's folder: the one named, that of the models folder, or the one built at set-up."""
+        own = self.models_dir / ENCODER
+        return self.encoder_dir or (own if own.exists() else BUILT_MODELS / ENCODER)
 
     @property
     def taxonomy_path(self) -> Path:

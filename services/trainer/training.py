@@ -89,11 +89,12 @@ class _Data:
     folds: np.ndarray
     evidence: np.ndarray
 
-    @property
-    def targets(self) -> np.ndarray:
-        """Distributions float32 [n, n_labels]; without a label, all labels alike."""
-        carried = np.where(self.belongs.any(axis=1, keepdims=True), self.belongs, 1)
-        return np.asarray(carried / carried.sum(axis=1, keepdims=True), dtype=np.float32)
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Return distributions float32 [n_rows, n_labels]; without a label, all labels alike."""
+        carried = self.belongs[rows].astype(np.float32)
+        carried[~carried.any(axis=1)] = 1
+        carried /= carried.sum(axis=1, keepdims=True)
+        return np.asarray(carried)
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,14 @@ def _fitted(
     linear = LinearClassifier(tried.linear_setting).fit_counts(data.counts.of(rows), data.belongs[rows])
     head = None
     if data.components is not None:
-        head = HeadClassifier(tried.head_setting).fit_components(data.components, rows, data.targets[rows], start)
+        head = HeadClassifier(tried.head_setting).fit_components(data.components, rows, data.targets(rows), start)
         head.blended(*found.shares, found.unknown)
     return FittedModel(linear.calibrated(found.temperature), head, data.labels, found.thresholds, found.choices)
 
 
 def _calibrate(data: _Data, tried: _OutOfFold) -> _Calibration:
     belongs = data.belongs[tried.rows]
-    scoped, targets = belongs.any(axis=1), data.targets[tried.rows]
+    scoped, targets = belongs.any(axis=1), data.targets(tried.rows)
     (temperature,) = calibration.fit_shares([tried.linear[scoped]], targets[scoped], [5.0])
     scores = tried.linear * np.float32(temperature)
     confidence, right = calibration.confidences(scores), _right(scores, belongs)
@@ -240,7 +241,7 @@ def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
 
     def head_scores(fold: int, setting: float) -> np.ndarray:
         rows = outside[fold]
-        heads.head = HeadClassifier(setting).fit_components(components, rows, data.targets[rows], heads.head)
+        heads.head = HeadClassifier(setting).fit_components(components, rows, data.targets(rows), heads.head)
         return heads.head.component_scores(components, inside[fold])
 
     head_setting, above = _search(data, inside, tuned_on, HEAD_GRID, head_scores)
@@ -276,7 +277,7 @@ def _search(
     improves and ends where the next one is worse.
     """
     rows = np.concatenate([inside[fold] for fold in folds])
-    scoped, targets = data.belongs[rows].any(axis=1), data.targets[rows]
+    scoped, targets = data.belongs[rows].any(axis=1), data.targets(rows)
     scores: dict[int, dict[int, np.ndarray]] = {}
     losses: dict[int, float] = {}
 

@@ -30,12 +30,23 @@ def test_any_examples_can_be_trained_and_evaluated(small_data: Path, tmp_path: P
     assert trained.returncode == 0, trained.stderr
     summary = json.loads(trained.stdout)
     assert (summary["promoted"], summary["version"], summary["model"]) == (True, 1, "mine")
+    assert summary["transformer_stage"]
     evaluated = moodfood("evaluate", "--examples", str(held_out), str(train), *place)
     measured = json.loads(evaluated.stdout)
-    assert {"accuracy", "macro_f1", "recall_at_3", "query_micros"} <= measured.keys()
+    assert {"accuracy", "macro_f1", "recall_at_3", "query_micros", "escalated", "coverage"} <= measured.keys()
     assert 0.5 < measured["accuracy"] <= 1
     lines = held_out.read_text().count("\n") + train.read_text().count("\n")
     assert measured["examples"] == lines
+
+
+def test_model_can_be_trained_and_evaluated_without_the_encoder(small_data: Path, tmp_path: Path) -> None:
+    train, held_out = small_data / "examples" / "train" / "mood_food.jsonl", small_data / "examples" / "held_out.jsonl"
+    place = ("--models", str(tmp_path), "--encoder", str(tmp_path / "nowhere"), "--json")
+    trained = moodfood("train", "--examples", str(train), *place)
+    assert (trained.returncode, json.loads(trained.stdout)["transformer_stage"]) == (0, False)
+    assert "make encoder" in trained.stderr
+    measured = json.loads(moodfood("evaluate", "--examples", str(held_out), *place).stdout)
+    assert (measured["transformer_stage"], measured["escalated"]) == (False, 0)
 
 
 def test_challenger_that_is_worse_exits_with_2_and_changes_nothing(small_data: Path, tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ DISH = ipb.Recommendation(
     food_name="Dal tadka", food_category="main", food_region="South Asia", food_culture="Indian",
     food_tags=["lentils"], score=1.0, reasoning="Fits comfort (goal).", diets=["vegetarian"],
 )  # fmt: skip
+EXPLAINED = ipb.Classification(
+    explanation=ipb.Explanation(
+        label="goal_comfort",
+        summary="because of soup",
+        intercept=-1.5,
+        grams=[ipb.GramWeight(gram="soup", kind=ipb.GRAM_KIND_WORDS, weight=2.25)],
+    ),
+    passed=[ipb.PassedStage(stage=ipb.STAGE_LINEAR, reason="too close")],
+)
+EXPLAINED.MergeFrom(ANSWER)
 
 
 class Inference(Partial):
@@ -53,7 +63,7 @@ class Inference(Partial):
 
     async def Classify(self, request: Any, context: Any) -> ipb.ClassifyResponse:
         self._take(request)
-        return ipb.ClassifyResponse(classification=ANSWER)
+        return ipb.ClassifyResponse(classification=EXPLAINED if request.explain else ANSWER)
 
     async def BatchClassify(self, request: Any, context: Any) -> ipb.BatchClassifyResponse:
         self._take(request)
@@ -162,9 +172,27 @@ async def test_classify_takes_one_text_or_several() -> None:
     assert "recommendations" not in one
 
 
+async def test_explanation_comes_only_when_asked_for() -> None:
+    inference = Inference()
+    async with gateway(inference) as client:
+        explained = (await client.post("/classify", json={"text": "soup", "explain": True})).json()
+        plain = (await client.post("/classify", json={"text": "soup"})).json()
+    assert [request.explain for request in inference.requests] == [True, False]
+    assert explained["explanation"] == {
+        "label": "goal_comfort",
+        "summary": "because of soup",
+        "intercept": -1.5,
+        "grams": [{"gram": "soup", "kind": "words", "weight": 2.25}],
+    }
+    assert explained["passed"] == [{"method": "ml_classifier", "reason": "too close"}]
+    assert not {"explanation", "passed"} & plain.keys()
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
+        ("/classify", {"texts": ["x"], "explain": True}, "explain"),
+        ("/classify", {"text": "x", "explain": "yes"}, "explain"),
         ("/enhanced-recommend", {}, "text_input"),
         ("/enhanced-recommend", {"text_input": 5}, "text_input"),
         ("/enhanced-recommend", {"text_input": "x" * 10_001}, "text_input"),
