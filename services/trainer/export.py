@@ -70,8 +70,7 @@ def explanation_outputs() -> bytes:
         helper.make_node("Unsqueeze", [names.GRAM_SCALES_FLAT, "two"], ["explain_scales"], name="explain_scales"),
         helper.make_node("Mul", [names.GRAM_WEIGHTS, "explain_scales"], ["explain_sums"], name="explain_sums"),
         helper.make_node("Unsqueeze", [names.NORM, "two"], ["explain_norm"], name="explain_norm"),
-        helper.make_node("Div", ["explain_sums", "explain_norm"], ["explain_means"], name="explain_means"),
-        helper.make_node("Mul", ["explain_means", names.UNIT], ["contributions"], name="explain_contributions"),
+        helper.make_node("Div", ["explain_sums", "explain_norm"], ["contributions"], name="explain_contributions"),
         *_part("word", names.WORD_GRAMS, "zero", "word_grams_end"),
         *_part("character", names.CHARACTER_GRAMS, "word_grams_end", "end"),
     ]

@@ -5,7 +5,7 @@ StringConcat), looked up (LabelEncoder), and the rows of the weights that belong
 outside the vocabulary falls on one more row, of zeros.
 
 Shorter texts of a batch are padded with a line feed, which normalised text never holds: a gram that reaches into the
-padding is in no vocabulary. Line feeds after every text also keep each of these tensors from being empty.
+padding is in no vocabulary. Nor could one that the padding cuts short be: each length has a vocabulary of its own.
 """
 
 from typing import Any
@@ -24,8 +24,9 @@ WORD_GRAMS = ("word_1_grams", "word_2_grams")
 CHARACTER_GRAMS = ("character_3_grams", "character_4_grams", "character_5_grams")
 GRAM_WEIGHTS = "gram_weights"
 GRAM_SCALES_FLAT = "gathered_scales"
-UNIT = "unit"
 NORM = "norm"
+# Sums of squares over this unit's square stay below 2 ** 63 for texts of 10,000 characters.
+SMALLEST_FOLDED_UNIT = 1e-4
 
 
 def register() -> None:
@@ -66,13 +67,12 @@ def _looked_up(nodes: GraphNodes, text: str, model: LinearClassifier) -> list[st
         nodes.integers(name, value)
     nodes.integers("end", np.iinfo(np.int64).max)
     space = nodes.string("space", " ")
-    spaced = nodes.node("StringConcat", [text, nodes.string("after_words", f" {PAD} {PAD}")], "spaced")
-    words = _tokens(nodes, spaced, WORD_GRAMS[0], " ")
+    words = _tokens(nodes, text, WORD_GRAMS[0], " ")
     first = _slice(nodes, words, "zero", "last", "first_words")
     second = _slice(nodes, words, "one", "end", "second_words")
     pairs = _concat(nodes, _concat(nodes, first, space, "first_words_spaced"), second, WORD_GRAMS[1])
     begun = nodes.node("StringConcat", [space, text], "begun")
-    ended = nodes.node("StringConcat", [begun, nodes.string("after_characters", f" {PAD * 4}")], "ended")
+    ended = nodes.node("StringConcat", [begun, space], "ended")
     characters = _tokens(nodes, ended, "characters", "")
     begin = _slice(nodes, characters, "zero", "before_last", "first_characters")
     middle = _slice(nodes, characters, "one", "last", "second_characters")
@@ -136,18 +136,24 @@ def _score(nodes: GraphNodes, rows: str, model: LinearClassifier, output: str) -
     exactly as single queries do.
     """
     temperature = np.float32(model.temperature_)
+    # The unit of the weights and the temperature go into the norm, still as whole numbers: a multiplication less.
+    # Where next to nothing was learned they are too small for that, and the rest of them goes into the scales.
+    unit = float(model.unit_) * float(temperature)
+    folded = max(unit, SMALLEST_FOLDED_UNIT)
+    scales = np.append(model.scales_ * np.float32(unit / folded), np.float32(0))
+    squares = np.append(np.rint(model.squares_ / folded**2).astype(np.int64), np.int64(0))
+    smallest = np.array([SMALLEST_NORM / folded], np.float32)
     nothing = np.zeros((1, model.weights_.shape[1]), np.int8)
     nodes.node("Gather", [nodes.array("weights", np.vstack([model.weights_, nothing])), rows], "gathered_weights")
     nodes.node("Cast", ["gathered_weights"], GRAM_WEIGHTS, to=TensorProto.FLOAT)
-    nodes.node("Gather", [nodes.array("scales", np.append(model.scales_, np.float32(0))), rows], GRAM_SCALES_FLAT)
+    nodes.node("Gather", [nodes.array("scales", scales), rows], GRAM_SCALES_FLAT)
     nodes.node("Unsqueeze", [GRAM_SCALES_FLAT, "one"], "scales_row")
     nodes.node("MatMul", ["scales_row", GRAM_WEIGHTS], "sums_row")
     nodes.node("Squeeze", ["sums_row", "one"], "sums")
-    nodes.node("Gather", [nodes.array("squares", np.append(model.squares_, np.int64(0))), rows], "gathered_squares")
+    nodes.node("Gather", [nodes.array("squares", squares), rows], "gathered_squares")
     nodes.node("ReduceSum", ["gathered_squares", "one"], "sum_of_squares", keepdims=1)
     nodes.node("Cast", ["sum_of_squares"], "real_sum_of_squares", to=TensorProto.FLOAT)
     nodes.node("Sqrt", ["real_sum_of_squares"], "root")
-    nodes.node("Max", ["root", nodes.array("smallest_norm", np.array([SMALLEST_NORM], np.float32))], NORM)
-    nodes.node("Div", ["sums", NORM], "mean_weights")
-    nodes.node("Mul", ["mean_weights", nodes.array(UNIT, np.array([model.unit_ * temperature]))], "scaled")
+    nodes.node("Max", ["root", nodes.array("smallest_norm", smallest)], NORM)
+    nodes.node("Div", ["sums", NORM], "scaled")
     nodes.node("Add", ["scaled", nodes.array("intercepts", model.intercepts_ * temperature)], output)

@@ -24,7 +24,7 @@ from services.trainer.text import normalise
 
 # Inverse regularisations, most regularised first; the search begins at the second and stops where it gets worse.
 LINEAR_GRID = (0.5, 1.0, 2.0)
-HEAD_GRID = (3.0, 10.0, 30.0, 90.0)
+HEAD_GRID = (3.0, 10.0, 30.0)
 FOLDS = 5
 # With many examples fewer folds than FOLDS give as many out-of-fold answers as the choices below need.
 ENOUGH_ANSWERS = 5000

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,15 @@ def test_parity_notices_an_export_of_another_model(small_data: Path, damage) -> 
     served = FittedModel(model, None, ("spicy", "sad"), None, None)  # type: ignore[arg-type]
     session = onnxruntime.InferenceSession(export_graphs(served).linear)
     assert np.abs(asked(session, [*texts, *model.words_]) - expected).max() > TOLERANCE
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-9, 1e-3])
+def test_model_that_learned_next_to_nothing_is_exported_faithfully(fitted: FittedModel, temperature: float) -> None:
+    model = copy(fitted.linear).calibrated(temperature)
+    served = FittedModel(model, None, fitted.labels, fitted.thresholds, fitted.choices)
+    session = onnxruntime.InferenceSession(export_graphs(served).linear)
+    texts = ["rainy day soup", "", "soup " * 2_000]
+    assert np.abs(asked(session, texts) - model.predict_proba(texts)).max() <= TOLERANCE
 
 
 def test_probabilities_sum_to_one(linear: onnxruntime.InferenceSession) -> None:
