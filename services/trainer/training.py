@@ -157,6 +157,8 @@ def _fitted(
 def _calibrate(data: _Data, tried: _OutOfFold) -> _Calibration:
     belongs = data.belongs[tried.rows]
     scoped, targets = belongs.any(axis=1), data.targets(tried.rows)
+    if not scoped.any():
+        raise StageFailed("no example with a label could be held back; give more examples that have one")
     (temperature,) = calibration.fit_shares([tried.linear[scoped]], targets[scoped], [5.0])
     scores = tried.linear * np.float32(temperature)
     confidence, right = calibration.confidences(scores), _right(scores, belongs)
