@@ -32,14 +32,15 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
 from benchmarks.published import PUBLISHED
-from services.trainer.calibration import Thresholds
+from services.trainer.calibration import Thresholds, margins
 from services.trainer.embedding_store import EmbeddingStore
 from services.trainer.encoder import Encoder
-from services.trainer.evaluation import CONFIDENCE_BINS, Evaluation, evaluate
+from services.trainer.evaluation import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
 from services.trainer.examples import Example, read_examples
 from services.trainer.grams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN
 from services.trainer.registry import ModelRegistry
 from services.trainer.scoring import CascadeScorer
+from services.trainer.session import open_session
 from services.trainer.stored_version import LINEAR_FILE, open_version
 from services.trainer.text import normalise
 
@@ -124,14 +125,6 @@ def timed(calls: Sequence[Callable[[str], object]], texts: Sequence[str]) -> lis
     return [Timing(sorted(taken)) for taken in times]
 
 
-def session(graph: bytes) -> onnxruntime.InferenceSession:
-    """Open a graph for one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
 def graph_call(graph: onnxruntime.InferenceSession) -> Callable[[str], object]:
     """Return what asks a graph for everything it gives, for one normalised text."""
     name = graph.get_inputs()[0].name
@@ -176,10 +169,10 @@ def compare_graphs(
     head = scorer.head_call()
     linear, transformer, sklearn, stock = timed(
         [
-            graph_call(session(model)),
+            graph_call(open_session(model)),
             lambda text: head(np.hstack([encoder.embed_one(text), scores])),
             lambda text: pipeline.decision_function([text]),
-            graph_call(session(stock_export(train_set))),
+            graph_call(open_session(stock_export(train_set))),
         ],
         texts,
     )
@@ -196,7 +189,7 @@ def load_millis(graph: bytes) -> float:
     times = []
     for _ in range(LOADS):
         began = time.perf_counter()
-        session(graph)
+        open_session(graph)
         times.append((time.perf_counter() - began) * 1e3)
     return statistics.median(times)
 
@@ -215,8 +208,7 @@ def evaluations(scorer: CascadeScorer, test: Sequence[Example], size: int) -> di
 def reliability(scorer: CascadeScorer, test: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return for each bin of the cascade's confidence that holds examples: mean confidence, share right, size."""
     answers = scorer.answers([each.text for each in test])
-    best = answers.probabilities.argmax(axis=1)
-    right = np.array([(scorer.labels[i] in each.labels) / len(each.labels) for i, each in zip(best, test, strict=True)])
+    right = shares_right(best_labels(answers.probabilities, scorer.labels), test)
     bins = np.minimum((answers.confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
     rows = [
         (answers.confidences[bins == each].mean(), right[bins == each].mean(), (bins == each).sum())
@@ -235,8 +227,7 @@ def escalation(scorer: CascadeScorer, test: Sequence[Example]) -> tuple[np.ndarr
         np.array([scorer.labels[i] in each.labels for i, each in zip(p.argmax(axis=1), test, strict=True)])
         for p in (probabilities, above)
     )
-    best_two = np.partition(scores, -2, axis=1)[:, -2:]
-    order = np.argsort(best_two[:, 1] - best_two[:, 0], kind="stable")
+    order = np.argsort(margins(scores), kind="stable")
     mended = np.concatenate([[0], np.cumsum(right_above[order].astype(int) - right[order].astype(int))])
     return np.arange(len(test) + 1) / len(test), (right.sum() + mended) / len(test)
 

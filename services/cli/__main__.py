@@ -17,6 +17,7 @@ from moodfood.trainer.v1 import trainer_pb2
 from services.cli import operating
 from services.cli.output import (
     REFUSED,
+    enum_word,
     fail,
     one_line_errors,
     plain,
@@ -143,7 +144,7 @@ def classify(
         print_json(plain(answer))
         return
     for text, each in zip(texts, answer.classifications, strict=True):
-        stage = inference_pb2.Stage.Name(each.stage).removeprefix("STAGE_").lower()
+        stage = enum_word(inference_pb2.Stage, each.stage)
         print_table((text, f"{stage}, version {each.model_version}"), [(i.label, i.confidence) for i in each.intents])
         if explain:
             print_explanation(each)
@@ -162,12 +163,12 @@ def retrain(
         task = progress.add_task("start", total=100)
 
         def show(run: trainer_pb2.TrainingRun) -> None:
-            stage = trainer_pb2.RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower()
+            stage = enum_word(trainer_pb2.RunStage, run.stage)
             progress.update(task, description=stage, completed=run.percent)
 
         run = operating.retrain(channel, trigger, force, validate_only, show)
     del run.evaluation.labels[:]
-    state = trainer_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+    state = enum_word(trainer_pb2.RunState, run.state)
     if as_json:
         print_json(plain(run))
     else:
@@ -216,7 +217,7 @@ def versions(as_json: Json = False) -> None:
         [
             (
                 each.version,
-                trainer_pb2.VersionState.Name(each.state).removeprefix("VERSION_STATE_").lower(),
+                enum_word(trainer_pb2.VersionState, each.state),
                 each.accuracy,
                 each.macro_f1,
                 each.recall_at_3,

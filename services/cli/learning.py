@@ -9,8 +9,7 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import note, progress_bar
-from services.trainer.embedding_store import EmbeddingStore
-from services.trainer.encoder import open_encoder
+from services.trainer.embedding_store import open_embeddings
 from services.trainer.errors import BrokenData, NoChampion
 from services.trainer.evaluation import Evaluation, evaluate
 from services.trainer.examples import read_examples
@@ -86,8 +85,7 @@ def evaluate_version(
     read, malformed = read_examples(examples)
     if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
-    opened = open_encoder(str(encoder) if encoder else "")
-    embeddings = EmbeddingStore(opened, registry.embeddings_folder) if opened else None
+    embeddings = open_embeddings(str(encoder) if encoder else "", registry.embeddings_folder)
     scorer, size = open_version(registry, version, embeddings, judged=False)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)

@@ -28,6 +28,11 @@ def plain(message: Message) -> dict[str, Any]:
     )
 
 
+def enum_word(enum: Any, number: int) -> str:
+    """Return the name of an enum's value without the enum's prefix, in lower case."""
+    return str(enum.Name(number).removeprefix(enum.Name(0).removesuffix("UNSPECIFIED")).lower())
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -52,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 def print_explanation(answer: inference_pb2.Classification) -> None:
     """Print why stages passed and what spoke for the best label."""
     for passed in answer.passed:
-        stage = inference_pb2.Stage.Name(passed.stage).removeprefix("STAGE_").lower()
+        stage = enum_word(inference_pb2.Stage, passed.stage)
         typer.echo(f"{stage} passed: {passed.reason}")
     if not answer.HasField("explanation"):
         typer.echo("no model has words to explain this answer by")
@@ -63,7 +68,7 @@ def print_explanation(answer: inference_pb2.Classification) -> None:
         [
             (
                 repr(each.gram),
-                inference_pb2.GramKind.Name(each.kind).removeprefix("GRAM_KIND_").lower(),
+                enum_word(inference_pb2.GramKind, each.kind),
                 each.weight,
             )
             for each in answer.explanation.grams

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.trainer.settings import encoder_folder
 from services.transport.tether import SUPERVISOR_VARIABLE
-
-BUILT_MODELS = Path(__file__).resolve().parents[2] / "models"
-ENCODER = Path("encoder") / "all-minilm-l6-v2"
 
 
 class Settings(BaseSettings):
@@ -29,9 +27,8 @@ class Settings(BaseSettings):
 
     @property
     def encoder_path(self) -> Path:
-        """The sentence encoder's folder: the one named, that of the models folder, or the one built at set-up."""
-        own = self.models_dir / ENCODER
-        return self.encoder_dir or (own if own.exists() else BUILT_MODELS / ENCODER)
+        """The sentence encoder's folder."""
+        return encoder_folder(self.encoder_dir, self.models_dir)
 
     @property
     def inference(self) -> str:

@@ -53,7 +53,8 @@ class Loader:
         check_manifest(manifest)
         classifier = verified_linear(manifest, files[LINEAR_FILE])
         rankings = check_probes(version, manifest.probes, classifier, None, PROBE_TOLERANCE)
-        stages = self._model_stages(manifest, files, classifier, rankings)
+        missing = self._transformer_missing(manifest)
+        stages = self._model_stages(manifest, files, classifier, rankings, missing)
         return Servable(
             version=version,
             generation=generation,
@@ -68,7 +69,7 @@ class Loader:
                 manifest.scores.name,
                 tuple(manifest.labels),
             ),
-            transformer_missing=self._transformer_missing(manifest),
+            transformer_missing=missing,
         )
 
     def _transformer_missing(self, manifest: Manifest) -> str:
@@ -81,10 +82,15 @@ class Loader:
         return ""
 
     def _model_stages(
-        self, manifest: Manifest, files: dict[str, bytes], linear: LinearClassifier, rankings: Sequence[Ranking]
+        self,
+        manifest: Manifest,
+        files: dict[str, bytes],
+        linear: LinearClassifier,
+        rankings: Sequence[Ranking],
+        missing: str,
     ) -> tuple[Stage, ...]:
         encoder = self._encoder
-        if not manifest.HasField("head") or encoder is None or self._transformer_missing(manifest):
+        if not manifest.HasField("head") or encoder is None or missing:
             return (Stage(StageKind.LINEAR, linear, min_confidence=manifest.min_confidence),)
         head = manifest.head
         transformer = verified_transformer(manifest, head, files[HEAD_FILE], encoder)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from services.trainer.durable import replace_file
-from services.trainer.encoder import Encoder
+from services.trainer.encoder import Encoder, open_encoder
 
 KEY_BYTES = 16
 
@@ -67,3 +67,9 @@ class EmbeddingStore:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.encoder.columns or len(keys) != len(embeddings):
             return {}
         return {key.tobytes(): row for key, row in zip(keys, embeddings, strict=True)}
+
+
+def open_embeddings(encoder_dir: str, folder: Path) -> EmbeddingStore | None:
+    """Return the store for the encoder of a folder, or None when none is named or there."""
+    encoder = open_encoder(encoder_dir)
+    return EmbeddingStore(encoder, folder) if encoder is not None else None

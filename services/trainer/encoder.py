@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from google.protobuf import json_format
 from moodfood.registry.v1.manifest_pb2 import EncoderManifest
 from tokenizers import Tokenizer
+
+from services.trainer.session import open_session
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "encoder.onnx"
@@ -30,11 +31,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(folder / GRAPH_FILE)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 [n, columns] for texts as they were said, on every core that the process may use.

@@ -5,22 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.trainer.errors import StageFailed
-from services.trainer.head import HeadClassifier
-from services.trainer.linear import LinearClassifier
-from services.trainer.text import normalise
 
 TOLERANCE = 1e-4
 TIE_MARGIN = 1e-5
-
-
-def check_linear_parity(model: LinearClassifier, exported: np.ndarray, texts: Sequence[str]) -> None:
-    """Compare probabilities [n, n_labels] that a graph gave for texts with the estimator's. Raises StageFailed."""
-    check_parity(model.predict_proba([normalise(text) for text in texts]), exported, texts)
-
-
-def check_head_parity(model: HeadClassifier, features: np.ndarray, exported: np.ndarray, texts: Sequence[str]) -> None:
-    """Compare probabilities [n, n_labels] that a graph gave for features with the estimator's. Raises StageFailed."""
-    check_parity(model.predict_proba(features), exported, texts)
 
 
 def check_parity(fitted: np.ndarray, exported: np.ndarray, texts: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """Translates evaluations and decisions to and from the messages that the registry stores."""
 
+from dataclasses import asdict
+
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, TrainingChoices
@@ -37,30 +39,11 @@ def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) ->
         escalated=evaluation.escalated,
         transformer_query_micros=evaluation.transformer_query_micros,
         mean_query_micros=evaluation.mean_query_micros,
-        choices=training_choices(choices) if choices else None,
+        choices=TrainingChoices(**asdict(choices)) if choices else None,
     )
     for result in evaluation.labels:
         report.labels.add(label=result.label, examples=result.examples, recall=result.recall, f1=result.f1)
     return report
-
-
-def training_choices(choices: Choices) -> TrainingChoices:
-    """Translate what cross-validation chose."""
-    message = TrainingChoices(
-        out_of_fold_examples=choices.out_of_fold_examples,
-        linear_inverse_regularisation=choices.linear_inverse_regularisation,
-        head_inverse_regularisation=choices.head_inverse_regularisation,
-        temperature=choices.temperature,
-        embedding_share=choices.embedding_share,
-        linear_share=choices.linear_share,
-        linear_accuracy=choices.linear_accuracy,
-        transformer_accuracy=choices.transformer_accuracy,
-    )
-    for point in choices.escalation:
-        message.escalation.add(margin=point.margin, escalated=point.escalated, accuracy=point.accuracy)
-    for each in choices.abstention:
-        message.abstention.add(threshold=each.threshold, coverage=each.coverage, accuracy=each.accuracy)
-    return message
 
 
 def promotion_decision(decision: Decision) -> PromotionDecision:

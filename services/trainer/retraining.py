@@ -13,14 +13,13 @@ import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.cleaning import Cleaned, clean
-from services.trainer.embedding_store import EmbeddingStore
-from services.trainer.encoder import open_encoder
+from services.trainer.embedding_store import EmbeddingStore, open_embeddings
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation import Evaluation, accuracy, evaluate, with_golden
 from services.trainer.examples import FEEDBACK, Example, read_examples
 from services.trainer.export import Graphs, export_graphs
 from services.trainer.feedback import FeedbackStore
-from services.trainer.parity import check_head_parity, check_linear_parity
+from services.trainer.parity import check_parity
 from services.trainer.plan import Plan
 from services.trainer.promotion import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.records import evaluation_report, promotion_decision, to_json
@@ -30,6 +29,7 @@ from services.trainer.snapshot import DatasetSnapshot, split, write_snapshot
 from services.trainer.stages import RunStage
 from services.trainer.stored_version import describe, judged_files, open_version, serving_files
 from services.trainer.taxonomy import load_taxonomy_labels
+from services.trainer.text import normalise
 from services.trainer.training import Choices, FittedModel, fit
 
 MAX_PROBES = 16
@@ -98,7 +98,7 @@ def retrain(plan: Plan, report: Report) -> Result:
     snapshot = split(cleaned.examples, _usable(collected.held_out, collected.labels))
     write_snapshot(snapshot, registry.snapshots_folder)
     summary = _summary(snapshot, cleaned, collected)
-    embeddings = _embeddings(plan)
+    embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
     judged, served, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE)
     golden = [example for example in _usable(collected.golden, collected.labels) if example.labels]
@@ -112,11 +112,6 @@ def retrain(plan: Plan, report: Report) -> Result:
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
     version = registry.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
     return Result(version, decision, challenger.evaluation, summary)
-
-
-def _embeddings(plan: Plan) -> EmbeddingStore | None:
-    encoder = open_encoder(plan.encoder_dir)
-    return EmbeddingStore(encoder, plan.registry.embeddings_folder) if encoder is not None else None
 
 
 def _collect(plan: Plan) -> _Collected:
@@ -184,10 +179,10 @@ def _check_parity(
     model: FittedModel, scorer: CascadeScorer, texts: Sequence[str], embeddings: EmbeddingStore | None
 ) -> None:
     exported, scores = scorer.linear(texts)
-    check_linear_parity(model.linear, exported, texts)
+    check_parity(model.linear.predict_proba([normalise(text) for text in texts]), exported, texts)
     if model.head is not None and embeddings is not None:
         features = np.hstack([embeddings.embed(texts).astype(np.float32), scores])
-        check_head_parity(model.head, features, scorer.head(texts, scores), texts)
+        check_parity(model.head.predict_proba(features), scorer.head(texts, scores), texts)
 
 
 def _evaluate_challenger(

@@ -3,15 +3,16 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import onnxruntime
 
 from services.trainer.calibration import Thresholds
 from services.trainer.embedding_store import EmbeddingStore
 from services.trainer.export import HEAD_INPUT_NAME, INPUT_NAME, OUTPUT_NAME, SCORES_NAME, Graphs
+from services.trainer.session import open_session
 from services.trainer.text import normalise
 
 BATCH_QUERIES = 256
@@ -49,22 +50,21 @@ class CascadeScorer:
     ) -> None:
         self.labels = tuple(labels)
         self.thresholds = thresholds
-        self._linear = _open(graphs.linear)
+        self._linear = open_session(graphs.linear)
         self._embeddings = embeddings if graphs.head is not None else None
-        self._head = _open(graphs.head) if graphs.head is not None and embeddings is not None else None
+        self._head = open_session(graphs.head) if graphs.head is not None and embeddings is not None else None
 
     def with_thresholds(self, thresholds: Thresholds) -> Self:
         """Return a scorer of the same graphs with other thresholds."""
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
-        copy.thresholds = thresholds
-        return copy
+        other = copy(self)
+        other.thresholds = thresholds
+        return other
 
     def without_head(self) -> Self:
         """Return a scorer of the same linear graph, answering alone."""
-        copy = self.with_thresholds(self.thresholds)
-        copy._head = None
-        return copy
+        other = copy(self)
+        other._head = None
+        return other
 
     def head_call(self) -> Callable[[np.ndarray], np.ndarray]:
         """Return what runs the head on float32 [n, columns + n_labels]."""
@@ -146,14 +146,6 @@ def lowered_for(scorer: CascadeScorer, texts: Sequence[str]) -> Thresholds:
         alone=alone,
         transformer=min(scorer.thresholds.transformer, float(confidences.min(initial=1.0))),
     )
-
-
-def _open(graph: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _median_micros(ask: Callable[[str], object], texts: Sequence[str]) -> float:

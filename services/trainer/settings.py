@@ -9,6 +9,12 @@ BUILT_MODELS = Path(__file__).resolve().parents[2] / "models"
 ENCODER = Path("encoder") / "all-minilm-l6-v2"
 
 
+def encoder_folder(named: Path | None, models_dir: Path) -> Path:
+    """Return the sentence encoder's folder: the one named, that of the models folder, or the one built at set-up."""
+    own = models_dir / ENCODER
+    return named or (own if own.exists() else BUILT_MODELS / ENCODER)
+
+
 class Settings(BaseSettings):
     """Read from MOODFOOD_* variables; every field has a default that works on one machine."""
 
@@ -35,9 +41,8 @@ class Settings(BaseSettings):
 
     @property
     def encoder_path(self) -> Path:
-        """The sentence encoder's folder: the one named, that of the models folder, or the one built at set-up."""
-        own = self.models_dir / ENCODER
-        return self.encoder_dir or (own if own.exists() else BUILT_MODELS / ENCODER)
+        """The sentence encoder's folder."""
+        return encoder_folder(self.encoder_dir, self.models_dir)
 
     @property
     def taxonomy_path(self) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.trainer.durable import replace_file
 from services.trainer.examples import FEEDBACK, TAXONOMY, Example
-from services.trainer.text import normalise
+from services.trainer.text import digest_of_words, normalise
 
 HELD_OUT_PERCENT = 10
 TRAIN, WITHHELD_FEEDBACK, WITHHELD, RESERVED = "train", "withheld_feedback", "withheld", "reserved"
@@ -63,8 +63,7 @@ def part_of(example: Example) -> str:
 
 def is_picked(text: str) -> bool:
     """Say whether the hash of a text's words picks it for judging."""
-    words = " ".join(sorted(set(normalise(text).split())))
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100 < HELD_OUT_PERCENT
+    return int.from_bytes(digest_of_words(normalise(text))[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
 def split(examples: Sequence[Example], reserved: Sequence[Example]) -> DatasetSnapshot:

@@ -4,6 +4,7 @@
 give the same for any text. Its name goes into every manifest, so a change of behaviour needs a new name.
 """
 
+import hashlib
 import unicodedata
 
 NORMALIZER = "nfkc-lower-words-1"
@@ -37,6 +38,11 @@ _WORDS = _WordTable()
 def normalise(text: str) -> str:
     """Return words in lower case, separated by single spaces: NFKC, apostrophes dropped, punctuation to spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().translate(_WORDS).split())
+
+
+def digest_of_words(text: str) -> bytes:
+    """Return the SHA-256 of a normalised text's set of words: the same whatever their order."""
+    return hashlib.sha256(" ".join(sorted(set(text.split()))).encode()).digest()
 
 
 def problem_with(text: str) -> str:

@@ -5,7 +5,6 @@ fold of an example depends on its words alone, so it stays as data grows. A taxo
 never evidence: every model is fitted to all of them, and no choice is made by them.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from services.trainer.examples import TAXONOMY, Example
 from services.trainer.grams import GramCounts, count_grams
 from services.trainer.head import Components, HeadClassifier, principal_components
 from services.trainer.linear import LinearClassifier
-from services.trainer.text import normalise
+from services.trainer.text import digest_of_words, normalise
 
 # Inverse regularisations, most regularised first; the search begins at the second and stops where it gets worse.
 LINEAR_GRID = (0.5, 1.0, 2.0)
@@ -199,8 +198,7 @@ def _calibrate(data: _Data, tried: _OutOfFold) -> _Calibration:
 
 def fold_of(text: str) -> int:
     """Return the fold of a normalised text, by its set of words."""
-    words = " ".join(sorted(set(text.split())))
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[4:8], "big") % FOLDS
+    return int.from_bytes(digest_of_words(text)[4:8], "big") % FOLDS
 
 
 def _data(examples: Sequence[Example], embeddings: Embedder | None) -> _Data:
@@ -237,25 +235,19 @@ def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
     linear |= {fold: linear_scores(fold, setting) for fold in folds if fold not in linear}
     rows = np.concatenate([inside[fold] for fold in folds])
     scores = np.concatenate([linear[fold] for fold in folds])
-    components, heads = data.components, _Latest()
+    components, latest = data.components, None
     if components is None:
         return _OutOfFold(rows, scores, setting, None, 0.0, None)
 
     def head_scores(fold: int, setting: float) -> np.ndarray:
+        nonlocal latest
         rows = outside[fold]
-        heads.head = HeadClassifier(setting).fit_components(components, rows, data.targets(rows), heads.head)
-        return heads.head.component_scores(components, inside[fold])
+        latest = HeadClassifier(setting).fit_components(components, rows, data.targets(rows), latest)
+        return latest.component_scores(components, inside[fold])
 
     head_setting, above = _search(data, inside, tuned_on, HEAD_GRID, head_scores)
     above |= {fold: head_scores(fold, head_setting) for fold in folds if fold not in above}
-    return _OutOfFold(rows, scores, setting, np.concatenate([above[fold] for fold in folds]), head_setting, heads.head)
-
-
-@dataclass
-class _Latest:
-    """The head that was fitted last: the next one begins from it."""
-
-    head: HeadClassifier | None = None
+    return _OutOfFold(rows, scores, setting, np.concatenate([above[fold] for fold in folds]), head_setting, latest)
 
 
 def _folds_needed(folds: np.ndarray) -> list[int]:
