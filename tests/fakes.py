@@ -71,17 +71,24 @@ class Partial:
 
 
 class FakeReplica(Partial):
-    """An inference replica that swaps on request, or refuses."""
+    """An inference replica that prepares and swaps on request, or refuses one of them."""
 
-    def __init__(self, refuses: frozenset[int] = frozenset()) -> None:
+    def __init__(self, refuses: frozenset[int] = frozenset(), refuses_to_commit: frozenset[int] = frozenset()) -> None:
         self.refuses = refuses
+        self.refuses_to_commit = refuses_to_commit
+        self.prepared: list[tuple[int, int]] = []
         self.reloads: list[tuple[int, int]] = []
 
     async def ReloadModel(self, request: Any, context: Any) -> inference_pb2.ReloadModelResponse:
-        if request.version in self.refuses:
+        preparing = request.phase == inference_pb2.RELOAD_PHASE_PREPARE
+        if request.version in (self.refuses if preparing else self.refuses_to_commit):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the probe check failed")
-        self.reloads.append((request.version, request.generation))
-        return inference_pb2.ReloadModelResponse(version=request.version)
+        (self.prepared if preparing else self.reloads).append((request.version, request.generation))
+        return inference_pb2.ReloadModelResponse(version=self.serving, prepared=preparing)
+
+    async def GetModelStatus(self, request: Any, context: Any) -> inference_pb2.GetModelStatusResponse:
+        version, generation = self.reloads[-1] if self.reloads else (0, 0)
+        return inference_pb2.GetModelStatusResponse(version=version, generation=generation)
 
     @property
     def serving(self) -> int:

@@ -48,7 +48,7 @@ async def serve(settings: Settings) -> None:
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     repository = ModelRepository(settings.models_dir, settings.model)
     loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
-    holder = ModelHolder(repository, loader)
+    holder = ModelHolder(repository, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 
     server = build_server(ERROR_TABLE)

@@ -5,6 +5,7 @@ InferenceError
 ├── ModelVersionNotFound    the registry has no such version
 ├── ModelRejected           a version failed a check and was not loaded
 ├── ReloadInProgress        another reload is going on
+├── StaleGeneration         a reload belongs to a change that a newer one has overtaken
 ├── EncoderRejected         the encoder is there and damaged (at start-up only)
 ├── NothingLoaded           the registry has no champion to reload
 └── BrokenData              taxonomy or catalogue cannot be read (at start-up only)
@@ -46,6 +47,18 @@ class ReloadInProgress(InferenceError):
 
     def __init__(self) -> None:
         super().__init__("another reload is going on; try again when it has ended")
+
+
+class StaleGeneration(InferenceError):
+    """A reload belongs to a change of the champion that a newer one has overtaken; nothing was swapped."""
+
+    def __init__(self, asked: int, followed: int) -> None:
+        super().__init__(
+            f"generation {asked} is older than {followed}, which this replica has followed; "
+            "send the champion alias's present generation, or 0"
+        )
+        self.asked = asked
+        self.followed = followed
 
 
 class NothingLoaded(InferenceError):

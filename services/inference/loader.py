@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import onnxruntime
@@ -104,11 +103,6 @@ class Loader:
             ),
             Stage(StageKind.TRANSFORMER, transformer, min_confidence=head.min_confidence, takes_milliseconds=True),
         )
-
-
-def with_generation(servable: Servable, generation: int) -> Servable:
-    """Return the servable under a newer generation of the alias."""
-    return replace(servable, generation=max(servable.generation, generation))
 
 
 def check_manifest(manifest: Manifest) -> None:

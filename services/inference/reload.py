@@ -2,20 +2,24 @@
 
 Readers take `current` once per request and need no lock: assignment of a reference is atomic, a request is answered
 wholly by the servable it took, and the last request to drop an old servable frees it. At most one reload at a time.
+What is prepared, and what served until lately, waits on a shelf, so that a commit and a rollback are one assignment.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import structlog
 
-from services.inference.errors import InferenceError, NothingLoaded, ReloadInProgress
-from services.inference.loader import Loader, with_generation
+from services.inference.errors import InferenceError, NothingLoaded, ReloadInProgress, StaleGeneration
+from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
+from services.inference.warm import WarmShelf
 
 CONVERGE_EVERY_SECONDS = 1.0
+KEEP_PREPARED_SECONDS = 60.0
 
 _log = structlog.get_logger()
 
@@ -28,57 +32,82 @@ class Reloaded:
     previous_version: int
     already_serving: bool
     load_seconds: float
+    prepared: bool = False
 
 
 class ModelHolder:
     """Owner of the serving servable. Lives on the event loop; loading runs in a thread."""
 
-    def __init__(self, repository: ModelRepository, loader: Loader) -> None:
+    def __init__(self, repository: ModelRepository, loader: Loader, keep_warm_seconds: float) -> None:
         self._repository = repository
         self._loader = loader
+        self._keep_warm_seconds = keep_warm_seconds
         self._reloading = False
         self.current: Servable = loader.without_model()
+        self.warm = WarmShelf()
         self.last_error = ""
+
+    async def prepare(self, version: int, generation: int) -> Reloaded:
+        """Load a version and keep it aside; 0 means the champion. Raises as `reload` does."""
+        return await self._alone(version, generation, commit=False)
 
     async def reload(self, version: int, generation: int) -> Reloaded:
         """Swap to a version; 0 means the champion. Generation 0 means the alias's present one.
 
         Raises:
-            ReloadInProgress, NothingLoaded, ModelVersionNotFound, ModelRejected: `current` is untouched.
+            ReloadInProgress, NothingLoaded, ModelVersionNotFound, ModelRejected, StaleGeneration: `current` is
+            untouched.
 
         """
+        return await self._alone(version, generation, commit=True)
+
+    async def _alone(self, version: int, generation: int, *, commit: bool) -> Reloaded:
         if self._reloading:
             raise ReloadInProgress
         self._reloading = True
         try:
-            return await self._swap(version, generation)
+            return await self._reload(version, generation, commit=commit)
         except InferenceError as error:
             self.last_error = str(error)
             raise
         finally:
             self._reloading = False
 
-    async def _swap(self, version: int, generation: int) -> Reloaded:
-        alias = self._repository.champion()
+    async def _reload(self, version: int, generation: int, *, commit: bool) -> Reloaded:
+        alias, before = self._repository.champion(), self.current
         if version == 0 and alias is None:
             raise NothingLoaded
         wanted = version or (alias.version if alias else 0)
-        followed = generation or (alias.generation if alias else 0)
-        before = self.current
+        if 0 < generation < before.generation:
+            raise StaleGeneration(generation, before.generation)
+        followed = max(generation or (alias.generation if alias else 0), before.generation)
         if before.version == wanted:
-            self.current = with_generation(before, followed)
-            return Reloaded(wanted, before.version, True, 0.0)
+            if commit:
+                self.current = replace(before, generation=followed)
+            return Reloaded(wanted, before.version, True, 0.0, prepared=not commit)
         began = time.perf_counter()
-        servable = await asyncio.to_thread(self._loader.load, wanted, max(followed, before.generation))
-        self.current = servable
+        servable = self.warm.get(wanted)
+        if servable is None:
+            servable = await asyncio.to_thread(self._loader.load, wanted, followed)
+        if commit:
+            self.current = replace(servable, generation=followed, loaded_at=datetime.now(UTC))
+            self.warm.put(before, self._keep_warm_seconds)
+            _log.info("model swapped", version=wanted, previous=before.version, generation=followed)
+        else:
+            self.warm.put(servable, KEEP_PREPARED_SECONDS)
         self.last_error = ""
-        _log.info("model swapped", version=wanted, previous=before.version, generation=servable.generation)
-        return Reloaded(wanted, before.version, False, time.perf_counter() - began)
+        return Reloaded(wanted, before.version, False, time.perf_counter() - began, prepared=not commit)
 
     async def converge(self) -> None:
-        """Follow the champion alias once, if it names a newer generation than the one followed."""
-        alias = self._repository.champion()
-        if alias is None or self._reloading or alias.generation <= self.current.generation:
+        """Follow the champion alias once, if it is newer than what is followed.
+
+        Under the same generation the alias is newer too when it names another version: a promotion whose alias could
+        not be written was taken back on this replica, and a later one used its generation.
+        """
+        alias, current = self._repository.champion(), self.current
+        if alias is None or self._reloading or alias.generation < current.generation:
+            return
+        if alias.generation == current.generation and alias.version == current.version:
             return
         try:
             await self.reload(alias.version, alias.generation)
@@ -89,4 +118,5 @@ class ModelHolder:
         """Converge for as long as the service runs, so that a replica that was away catches up by itself."""
         while True:
             await asyncio.sleep(CONVERGE_EVERY_SECONDS)
+            self.warm.clear_expired()
             await self.converge()

@@ -1,10 +1,17 @@
 """Reads the model registry's files: the champion alias and a version's manifest and graphs. Never writes."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
 from google.protobuf import json_format
-from moodfood.registry.v1.manifest_pb2 import ChampionAlias, FileChecksum, Manifest
+from moodfood.registry.v1.manifest_pb2 import (
+    HISTORY_ACTION_REFUSED,
+    ChampionAlias,
+    FileChecksum,
+    HistoryEntry,
+    Manifest,
+)
 
 from services.inference.errors import ModelRejected, ModelVersionNotFound
 
@@ -22,12 +29,26 @@ class ModelRepository:
         self._model = model
 
     def champion(self) -> ChampionAlias | None:
-        """Return the alias, or None while there is none or it cannot be read."""
+        """Return the alias; what the history says last when its file is damaged; None while there is none."""
         try:
             text = (self._folder / "champion").read_text(encoding="utf-8")
             return json_format.Parse(text, ChampionAlias(), ignore_unknown_fields=True)
-        except (OSError, ValueError, json_format.ParseError):
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, json_format.ParseError):
+            return self._last_in_history()
+
+    def _last_in_history(self) -> ChampionAlias | None:
+        try:
+            lines = (self._folder / "history.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return None
+        for line in reversed(lines):
+            with contextlib.suppress(json_format.ParseError):
+                entry = json_format.Parse(line, HistoryEntry(), ignore_unknown_fields=True)
+                if entry.action != HISTORY_ACTION_REFUSED:
+                    return ChampionAlias(version=entry.to_version, generation=entry.generation)
+        return None
 
     def read(self, version: int) -> tuple[Manifest, dict[str, bytes]]:
         """Return a version's manifest and its files, each checked against the manifest.

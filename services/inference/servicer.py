@@ -100,12 +100,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         for field in ("version", "generation"):
             if getattr(request, field) < 0:
                 raise InvalidQuery(field, "is negative; versions and generations start at 1")
-        reloaded = await self._holder.reload(request.version, request.generation)
+        if request.phase not in pb.ReloadPhase.values():
+            raise InvalidQuery("phase", "is none of prepare and commit; leave it out for both")
+        preparing = request.phase == pb.RELOAD_PHASE_PREPARE
+        reload = self._holder.prepare if preparing else self._holder.reload
+        reloaded = await reload(request.version, request.generation)
         return pb.ReloadModelResponse(
             version=reloaded.version,
             previous_version=reloaded.previous_version,
             already_serving=reloaded.already_serving,
             load_time=duration(reloaded.load_seconds),
+            prepared=reloaded.prepared,
         )
 
     async def GetModelStatus(self, request: pb.GetModelStatusRequest, context: Any) -> pb.GetModelStatusResponse:
@@ -122,6 +127,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             last_reload_error=self._holder.last_error,
             min_confidence=servable.min_confidence,
             transformer_missing=servable.transformer_missing,
+            warm_versions=self._holder.warm.versions,
         )
 
     async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_DATA = Path(__file__).resolve().parents[2] / "data"
@@ -21,6 +22,8 @@ class Settings(BaseSettings):
     model: str = "mood_food"
     encoder_dir: Path | None = None
     log_level: str = "INFO"
+    logs_dir: Path | None = None
+    keep_warm_seconds: float = Field(default=600.0, ge=0)
     query_log_max_bytes: int = 64 * 1024 * 1024
     query_log_keep_files: int = 5
 
@@ -43,7 +46,7 @@ class Settings(BaseSettings):
     @property
     def query_log_path(self) -> Path:
         """Where queries are logged."""
-        return self.data_dir / "logs" / "query_logs.jsonl"
+        return (self.logs_dir or self.data_dir / "logs") / "query_logs.jsonl"
 
     def _own_or_shipped(self, name: str) -> Path:
         own = self.data_dir / name

@@ -20,6 +20,9 @@ ERROR_TABLE: ErrorTable = {
         facts=lambda error: {"version": str(error.version), "check": error.check},
     ),
     errors.ReloadInProgress: Row(StatusCode.ABORTED, "RELOAD_IN_PROGRESS"),
+    errors.StaleGeneration: Row(
+        StatusCode.FAILED_PRECONDITION, "STALE_GENERATION", facts=lambda error: {"followed": str(error.followed)}
+    ),
     errors.EncoderRejected: Row(StatusCode.FAILED_PRECONDITION, "ENCODER_REJECTED"),
     errors.NothingLoaded: Row(StatusCode.UNAVAILABLE, "NOTHING_LOADED"),
     errors.BrokenData: Row(StatusCode.FAILED_PRECONDITION, "BROKEN_DATA"),

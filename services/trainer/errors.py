@@ -18,6 +18,25 @@ TrainerError
 └── BrokenData               taxonomy or examples cannot be read
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class ReplicaFacts(Protocol):
+    """What one replica did; see rollout.ReplicaResult."""
+
+    @property
+    def target(self) -> str:
+        """Address."""
+
+    @property
+    def version(self) -> int:
+        """Version it serves, 0 if unknown."""
+
+    @property
+    def problem(self) -> str:
+        """Why it did not swap; empty if it did."""
+
 
 class TrainerError(Exception):
     """Base of everything this service raises on purpose."""
@@ -80,19 +99,21 @@ class VersionRefused(TrainerError):
 
 
 class ReplicaRejected(TrainerError):
-    """An inference replica refused to load a version; every replica was sent back to the champion."""
+    """An inference replica refused to load a version; every replica serves the champion as before."""
 
-    def __init__(self, target: str, problem: str) -> None:
+    def __init__(self, target: str, problem: str, replicas: Sequence[ReplicaFacts] = ()) -> None:
         super().__init__(f"{target} refused to load the version: {problem}")
         self.target = target
+        self.replicas = replicas
 
 
 class NoReplicaReached(TrainerError):
     """No inference replica answered during a promotion."""
 
-    def __init__(self, targets: str) -> None:
+    def __init__(self, targets: str, replicas: Sequence[ReplicaFacts] = ()) -> None:
         super().__init__(f"no inference service answered at {targets}; start one or set MOODFOOD_INFERENCE_TARGETS")
         self.targets = targets
+        self.replicas = replicas
 
 
 class RetrainInProgress(TrainerError):

@@ -5,6 +5,7 @@ changed after. The alias is replaced atomically under a lock and its generation 
 appended to. Every file is a message of moodfood.registry.v1 stored as JSON.
 """
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 from filelock import FileLock
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -25,6 +27,8 @@ MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
 DECISION_FILE = "decision.json"
 UNFINISHED_PREFIX = ".unfinished-"
+
+_log = structlog.get_logger()
 
 M = TypeVar("M", bound=Message)
 
@@ -109,18 +113,29 @@ class ModelRegistry:
 
     def champion(self) -> pb.ChampionAlias | None:
         """Return the alias; if its file is damaged, what the history says; None if nothing was ever promoted."""
-        try:
-            text = (self.folder / "champion").read_text(encoding="utf-8")
-            return json_format.Parse(text, pb.ChampionAlias(), ignore_unknown_fields=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, json_format.ParseError):
-            return self._alias_by_history()
+        path = self.folder / "champion"
+        alias = _read_alias(path)
+        return self._alias_by_history() if alias is None and path.exists() else alias
+
+    def pending(self) -> pb.ChampionAlias | None:
+        """Return the change that was begun and not ended; None if there is none."""
+        return _read_alias(self.folder / "pending")
+
+    def set_pending(self, version: int, generation: int) -> None:
+        """Note that replicas are about to swap. Raises StorageFailed: nobody has swapped."""
+        replace_file(
+            self.folder / "pending", to_json(pb.ChampionAlias(version=version, generation=generation)).encode()
+        )
+
+    def clear_pending(self) -> None:
+        """Note that no replica is ahead of the alias."""
+        with contextlib.suppress(OSError):
+            (self.folder / "pending").unlink(missing_ok=True)
 
     def next_generation(self) -> int:
         """Return a generation above every one that was ever used."""
-        champion = self.champion()
-        used = [entry.generation for entry in self.history()] + ([champion.generation] if champion else [])
+        aliases = (alias for alias in (self.champion(), self.pending()) if alias is not None)
+        used = [*(entry.generation for entry in self.history()), *(alias.generation for alias in aliases)]
         return max(used, default=0) + 1
 
     def move_alias(
@@ -137,11 +152,11 @@ class ModelRegistry:
             alias = pb.ChampionAlias(version=version, generation=generation, previous=previous, by=by, reason=reason)
             alias.promoted_at.FromDatetime(datetime.now(UTC))
             replace_file(self.folder / "champion", to_json(alias).encode())
-            self._append_history(_entry(alias, action, before.version if before else 0))
+            self._note(_entry(alias, action, before.version if before else 0))
         return alias
 
     def record_refusal(self, version: int, by: str, reason: str) -> None:
-        """Record that the gate refused a version."""
+        """Record that the gate refused a version. A disk that refuses the line is reported and changes nothing."""
         champion = self.champion()
         entry = pb.HistoryEntry(
             action=pb.HISTORY_ACTION_REFUSED,
@@ -152,7 +167,7 @@ class ModelRegistry:
             reason=reason,
         )
         entry.at.FromDatetime(datetime.now(UTC))
-        self._append_history(entry)
+        self._note(entry)
 
     def history(self) -> list[pb.HistoryEntry]:
         """Return every readable entry, oldest first."""
@@ -193,12 +208,15 @@ class ModelRegistry:
         for leftover in self.folder.glob(".champion.*"):
             leftover.unlink(missing_ok=True)
         champion, history = self.champion(), self.history()
+        if champion is not None and _read_alias(self.folder / "champion") is None:
+            _log.error("the champion alias was damaged and is written anew", version=champion.version)
+            replace_file(self.folder / "champion", to_json(champion).encode())
         recorded = max((entry.generation for entry in history), default=0)
         if champion is not None and champion.generation > recorded:
             from_version = next(
                 (entry.to_version for entry in reversed(history) if entry.action != pb.HISTORY_ACTION_REFUSED), 0
             )
-            self._append_history(_entry(champion, pb.HISTORY_ACTION_PROMOTED, from_version))
+            self._note(_entry(champion, pb.HISTORY_ACTION_PROMOTED, from_version))
 
     def _alias_by_history(self) -> pb.ChampionAlias | None:
         for entry in reversed(self.history()):
@@ -213,8 +231,14 @@ class ModelRegistry:
                 )
         return None
 
-    def _append_history(self, entry: pb.HistoryEntry) -> None:
-        append_lines(self.folder / "history.jsonl", [to_json(entry, indent=None)])
+    def _note(self, entry: pb.HistoryEntry) -> None:
+        """Append an entry with the gate's numbers. The alias counts; `repair` adds a line that could not be written."""
+        with contextlib.suppress(ModelVersionNotFound):
+            entry.rules.extend(self.decision(entry.to_version).rules)
+        try:
+            append_lines(self.folder / "history.jsonl", [to_json(entry, indent=None)])
+        except StorageFailed as error:
+            _log.error("cannot write the history", problem=str(error))
 
     def _locked(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -226,6 +250,13 @@ class ModelRegistry:
             return json_format.Parse(text, message, ignore_unknown_fields=True)
         except (OSError, ValueError, json_format.ParseError) as error:
             raise ModelVersionNotFound(version) from error
+
+
+def _read_alias(path: Path) -> pb.ChampionAlias | None:
+    try:
+        return json_format.Parse(path.read_text(encoding="utf-8"), pb.ChampionAlias(), ignore_unknown_fields=True)
+    except (OSError, ValueError, json_format.ParseError):
+        return None
 
 
 def _entry(alias: pb.ChampionAlias, action: "pb.HistoryAction.ValueType", from_version: int) -> pb.HistoryEntry:

@@ -7,7 +7,7 @@ store from running two; the system frees it when its holder dies.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
-from services.trainer.errors import RetrainInProgress, TrainerError
+from services.trainer.errors import NoReplicaReached, ReplicaFacts, ReplicaRejected, RetrainInProgress, TrainerError
 from services.trainer.event_log import EventLog, trigger_name
 from services.trainer.plan import Plan
 from services.trainer.registry import ModelRegistry
@@ -73,7 +73,8 @@ class Retrainer:
             self._registry.repair()
             for run in self._store.newest_first():
                 if run.state == pb.RUN_STATE_RUNNING:
-                    await self._bury(run)
+                    self._bury(run)
+            await self._champion.recover()
         finally:
             self._lock.release()
 
@@ -183,6 +184,10 @@ class Retrainer:
             if run.state == pb.RUN_STATE_REJECTED:
                 self._registry.record_refusal(run.version, PROMOTER, "; ".join(run.reasons))
             self._registry.prune()
+        except (ReplicaRejected, NoReplicaReached) as error:
+            _note_replicas(run, error.replicas)
+            run.state = pb.RUN_STATE_FAILED
+            run.reasons.append(str(error))
         except TrainerError as error:
             run.state = pb.RUN_STATE_FAILED
             run.reasons.append(str(error))
@@ -209,8 +214,7 @@ class Retrainer:
         await self._enter_stage(run)
         reason = f"passed the gate in run {run.run_id} ({trigger_name(run.trigger)})"
         change = await self._champion.promote(run.version, PROMOTER, reason, must_reach=True)
-        for result in change.replicas:
-            run.replicas.add(target=result.target, version=result.version, error=result.problem)
+        _note_replicas(run, change.replicas)
         run.state = pb.RUN_STATE_SUCCEEDED
 
     async def _finish(self, run: pb.TrainingRun) -> None:
@@ -226,17 +230,16 @@ class Retrainer:
         _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
         await self._tell_watchers()
 
-    async def _bury(self, run: pb.TrainingRun) -> None:
-        buried = pb.TrainingRun()
+    def _bury(self, run: pb.TrainingRun) -> None:
+        buried, alias = pb.TrainingRun(), self._registry.champion()
         buried.CopyFrom(run)
-        buried.state = pb.RUN_STATE_FAILED
+        promoted = run.stage == pb.RUN_STAGE_PROMOTE and alias is not None and alias.version == run.version
+        buried.state = pb.RUN_STATE_SUCCEEDED if promoted else pb.RUN_STATE_FAILED
+        buried.percent = 100
         buried.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
         buried.finished_at.FromDatetime(datetime.now(UTC))
         self._save(buried)
         self._events.run_changed(buried)
-        alias = self._registry.champion()
-        if run.stage == pb.RUN_STAGE_PROMOTE and alias is not None and alias.version != run.version:
-            await self._champion.reassert(PROMOTER, f"run {run.run_id} stopped while promoting version {run.version}")
 
     def _save(self, run: pb.TrainingRun) -> None:
         run.updated_at.FromDatetime(datetime.now(UTC))
@@ -245,6 +248,11 @@ class Retrainer:
     async def _tell_watchers(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _note_replicas(run: pb.TrainingRun, replicas: Sequence[ReplicaFacts]) -> None:
+    for each in replicas:
+        run.replicas.add(target=each.target, version=each.version, error=each.problem)
 
 
 def _new_run_id() -> str:

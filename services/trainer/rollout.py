@@ -1,30 +1,46 @@
-"""Tells every inference replica to serve a version."""
+"""Brings a version to every inference replica in two phases: prepare on all of them, then commit on all of them.
+
+Replicas are asked side by side. One that looked at the version and said no has refused; anything else that goes wrong
+means that it was not reached, and it follows the alias by itself when it is back.
+"""
 
 import asyncio
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-RELOAD_DEADLINE_SECONDS = 10.0
-ATTEMPTS = 10
-PAUSE_SECONDS = 0.5
+# Loading takes tens of milliseconds; a replica that is frozen or hangs costs a promotion this long, once.
+PREPARE_DEADLINE_SECONDS = 10.0
+COMMIT_DEADLINE_SECONDS = 3.0
+STATUS_DEADLINE_SECONDS = 1.0
+BUSY_PAUSE_SECONDS = 0.2
+# A replica that reloads for another reason is done within this time.
+BUSY_ATTEMPTS = 25
+# One that starts is given this long by a promotion, and no time by whoever is in a hurry.
+STARTING_ATTEMPTS = 10
 
-# The replica looked at the version and said no; everything else means it was not reached.
 _REFUSALS = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.INTERNAL,
 }
-_PASSING = {grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE}
+_DEADLINES = {
+    inference_pb2.RELOAD_PHASE_PREPARE: PREPARE_DEADLINE_SECONDS,
+    inference_pb2.RELOAD_PHASE_COMMIT: COMMIT_DEADLINE_SECONDS,
+}
+_DOING = {
+    inference_pb2.RELOAD_PHASE_PREPARE: "while preparing",
+    inference_pb2.RELOAD_PHASE_COMMIT: "while committing",
+}
 
 
 @dataclass(frozen=True)
 class ReplicaResult:
-    """What one replica did: serves `version`, refused it, or was not reached."""
+    """What one replica did last: took the version, refused it, or was not reached."""
 
     target: str
     version: int
@@ -32,9 +48,18 @@ class ReplicaResult:
     refused: bool = False
 
     @property
-    def swapped(self) -> bool:
-        """Whether it serves the version."""
+    def done(self) -> bool:
+        """Whether it did as it was asked."""
         return not self.problem
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What a replica says that it serves, and the generation of the alias that it has followed."""
+
+    target: str
+    version: int
+    generation: int
 
 
 async def resolve(targets: Sequence[str]) -> list[str]:
@@ -51,34 +76,76 @@ async def resolve(targets: Sequence[str]) -> list[str]:
             found = []
         addresses.extend(sorted({f"[{each[4][0]}]:{port}" if ":" in str(each[4][0]) else f"{each[4][0]}:{port}"
                                  for each in found}))  # fmt: skip
-    return addresses
+    return list(dict.fromkeys(addresses))
 
 
-async def reload_everywhere(targets: Sequence[str], version: int, generation: int) -> list[ReplicaResult]:
-    """Ask the replicas one after the other; stop at the first that refuses."""
-    results: list[ReplicaResult] = []
-    for address in await resolve(targets):
-        results.append(await reload_one(address, version, generation))
-        if results[-1].refused:
-            break
-    return results
+async def prepare(
+    addresses: Sequence[str], version: int, generation: int, *, hurry: bool = False
+) -> list[ReplicaResult]:
+    """Have every replica load the version and keep it aside. In a hurry, those that are starting are passed over."""
+    request = inference_pb2.ReloadModelRequest(
+        version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_PREPARE
+    )
+    return await _ask_all(addresses, request, 1 if hurry else STARTING_ATTEMPTS)
 
 
-async def reload_one(address: str, version: int, generation: int) -> ReplicaResult:
-    """Ask one replica; while it is busy or not up yet, ask again for a few seconds."""
-    request = inference_pb2.ReloadModelRequest(version=version, generation=generation)
-    problem = ""
+async def commit(addresses: Sequence[str], version: int, generation: int) -> list[ReplicaResult]:
+    """Have every replica serve the version."""
+    request = inference_pb2.ReloadModelRequest(
+        version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_COMMIT
+    )
+    return await _ask_all(addresses, request, 1)
+
+
+async def statuses(addresses: Sequence[str]) -> list[Replica]:
+    """Return what those replicas that answer say."""
+    found = await asyncio.gather(*(_status(address) for address in addresses))
+    return [each for each in found if each is not None]
+
+
+def merged(prepared: Sequence[ReplicaResult], committed: Sequence[ReplicaResult]) -> tuple[ReplicaResult, ...]:
+    """Return what each replica did in the end; those that were never asked to commit have only prepared."""
+    last = {result.target: result for result in committed}
+    return tuple(last.get(result.target, result) for result in prepared)
+
+
+async def _ask_all(
+    addresses: Sequence[str], request: inference_pb2.ReloadModelRequest, attempts: int
+) -> list[ReplicaResult]:
+    return list(await asyncio.gather(*(_ask(address, request, attempts) for address in addresses)))
+
+
+async def _ask(address: str, request: inference_pb2.ReloadModelRequest, attempts: int) -> ReplicaResult:
+    """Ask one replica; again while it is busy, and as often as told while it cannot be reached."""
+    left = {grpc.StatusCode.ABORTED: BUSY_ATTEMPTS, grpc.StatusCode.UNAVAILABLE: attempts}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        for attempt in range(ATTEMPTS):
+        while True:
             try:
-                response = await stub.ReloadModel(request, timeout=RELOAD_DEADLINE_SECONDS)
+                response = await stub.ReloadModel(request, timeout=_DEADLINES[request.phase])
                 return ReplicaResult(address, response.version)
             except grpc.aio.AioRpcError as error:
-                problem = error.details() or error.code().name
-                if error.code() in _REFUSALS:
-                    return ReplicaResult(address, 0, problem, refused=True)
-                if error.code() not in _PASSING or attempt == ATTEMPTS - 1:
-                    break
-                await asyncio.sleep(PAUSE_SECONDS)
-    return ReplicaResult(address, 0, f"not reached: {problem}")
+                code, problem = error.code(), error.details() or error.code().name
+            if code in _REFUSALS:
+                return ReplicaResult(address, 0, f"refused {_DOING[request.phase]}: {problem}", refused=True)
+            left[code] = left.get(code, 1) - 1
+            if left[code] <= 0:
+                return ReplicaResult(address, 0, f"not reached {_DOING[request.phase]}: {problem}")
+            await asyncio.sleep(BUSY_PAUSE_SECONDS)
+
+
+async def _status(address: str) -> Replica | None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        try:
+            answer = await stub.GetModelStatus(inference_pb2.GetModelStatusRequest(), timeout=STATUS_DEADLINE_SECONDS)
+        except grpc.aio.AioRpcError:
+            return None
+    return Replica(address, answer.version, answer.generation)
+
+
+def sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
+    """Return the results with those that did as asked noted as back on another version."""
+    return tuple(
+        replace(each, version=version, problem="swapped and was sent back") if each.done else each for each in results
+    )

@@ -11,7 +11,13 @@ from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_REASSERTED
 
 from services.inference.cascade import Stage, StageKind
 from services.inference.catalogue import Catalogue
-from services.inference.errors import ModelRejected, ModelVersionNotFound, NothingLoaded, ReloadInProgress
+from services.inference.errors import (
+    ModelRejected,
+    ModelVersionNotFound,
+    NothingLoaded,
+    ReloadInProgress,
+    StaleGeneration,
+)
 from services.inference.loader import Loader
 from services.inference.query_log import QueryLog
 from services.inference.ranking import Intent, Ranking
@@ -21,6 +27,7 @@ from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
 from services.inference.servicer import InferenceServicer
 from services.inference.taxonomy import Taxonomy
+from services.inference.warm import WarmShelf
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
@@ -30,7 +37,9 @@ pytestmark = pytest.mark.anyio
 
 def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
     repository = ModelRepository(models, MODEL)
-    return ModelHolder(repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None))
+    return ModelHolder(
+        repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None), 600.0
+    )
 
 
 async def test_reload_swaps_and_says_what_served_before(models: Path) -> None:
@@ -49,6 +58,63 @@ async def test_reload_of_the_serving_version_is_idempotent(models: Path) -> None
     assert (await subject.reload(1, 5)).already_serving
     assert subject.current.stages is before
     assert subject.current.generation == 5
+
+
+async def test_prepared_version_is_kept_aside_and_committed_without_loading_it_again(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 3)
+    prepared = await subject.prepare(2, 4)
+    assert (prepared.version, prepared.prepared, subject.current.version) == (2, True, 1)
+    assert subject.warm.versions == (2,)
+    shutil.rmtree(models / MODEL / "2")
+    assert (await subject.reload(2, 4)).previous_version == 1
+    assert (subject.current.version, subject.current.generation) == (2, 4)
+
+
+async def test_version_that_served_until_lately_comes_back_without_being_loaded(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 1)
+    stages = subject.current.stages
+    await subject.reload(2, 2)
+    shutil.rmtree(models / MODEL / "1")
+    await subject.reload(1, 3)
+    assert subject.current.stages is stages
+    assert subject.current.generation == 3
+
+
+async def test_reload_of_an_older_generation_is_refused(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 5)
+    with pytest.raises(StaleGeneration, match="5"):
+        await subject.reload(2, 4)
+    assert (subject.current.version, subject.current.generation) == (1, 5)
+
+
+async def test_replica_that_was_taken_back_under_a_generation_follows_its_next_use(models: Path) -> None:
+    subject = holder(models)
+    promote(ModelRegistry(models, MODEL, 10), 2)
+    await subject.reload(1, 2)
+    await subject.converge()
+    assert subject.current.version == 2
+
+
+async def test_shelf_lets_go_of_what_is_too_old_or_too_much(models: Path) -> None:
+    clock = [0.0]
+    shelf = WarmShelf(lambda: clock[0])
+    servables = [Servable(version, 0, (), 0, 0.0, None) for version in (1, 2, 3)]
+    for servable in servables:
+        shelf.put(servable, 10)
+    assert shelf.versions == (2, 3)
+    clock[0] = 11
+    assert shelf.get(3) is None
+
+
+async def test_damaged_alias_is_replaced_by_the_last_line_of_the_history(models: Path) -> None:
+    promote(ModelRegistry(models, MODEL, 10), 2)
+    (models / MODEL / "champion").write_bytes(b"\x00\xff")
+    subject = holder(models)
+    await subject.converge()
+    assert (subject.current.version, subject.current.generation) == (2, 2)
 
 
 async def test_failed_reload_leaves_the_serving_version_and_remembers_why(models: Path) -> None:

@@ -47,6 +47,7 @@ async def test_run_that_died_while_promoting_is_failed_and_replicas_are_called_b
     replica = FakeReplica()
     async with running(replica, ADD) as address:
         ahead = registry.next_generation()
+        registry.set_pending(2, ahead)
         replica.reloads.append((2, ahead))
         subject, store = retrainer(registry, small_data, tmp_path, address)
         await subject.recover()
@@ -67,11 +68,12 @@ async def test_run_that_died_after_the_alias_moved_leaves_the_new_champion(
     promote(registry, 2)
     replica = FakeReplica()
     async with running(replica, ADD) as address:
-        subject, _ = retrainer(registry, small_data, tmp_path, address)
+        subject, store = retrainer(registry, small_data, tmp_path, address)
         await subject.recover()
     alias = registry.champion()
     assert alias is not None
     assert (alias.version, replica.reloads) == (2, [])
+    assert store.get("20260101-dead").state == pb.RUN_STATE_SUCCEEDED
 
 
 async def test_second_trainer_on_the_store_neither_buries_nor_starts_runs(

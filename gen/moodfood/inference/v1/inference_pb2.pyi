@@ -73,6 +73,30 @@ GRAM_KIND_CHARACTERS: GramKind.ValueType  # 2
 """Three to five neighbouring characters."""
 Global___GramKind: _TypeAlias = GramKind  # noqa: Y015
 
+class _ReloadPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReloadPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReloadPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELOAD_PHASE_UNSPECIFIED: _ReloadPhase.ValueType  # 0
+    """Both phases in one call."""
+    RELOAD_PHASE_PREPARE: _ReloadPhase.ValueType  # 1
+    """Load, verify and warm the version and keep it aside for a minute; the serving version stays."""
+    RELOAD_PHASE_COMMIT: _ReloadPhase.ValueType  # 2
+    """Swap to the version: at once when it is aside, else after loading it."""
+
+class ReloadPhase(_ReloadPhase, metaclass=_ReloadPhaseEnumTypeWrapper):
+    """What a reload does. Promoting on several replicas is two calls to each: prepare on all, then commit on all."""
+
+RELOAD_PHASE_UNSPECIFIED: ReloadPhase.ValueType  # 0
+"""Both phases in one call."""
+RELOAD_PHASE_PREPARE: ReloadPhase.ValueType  # 1
+"""Load, verify and warm the version and keep it aside for a minute; the serving version stays."""
+RELOAD_PHASE_COMMIT: ReloadPhase.ValueType  # 2
+"""Swap to the version: at once when it is aside, else after loading it."""
+Global___ReloadPhase: _TypeAlias = ReloadPhase  # noqa: Y015
+
 @_typing.final
 class Intent(_message.Message):
     """One ranked label."""
@@ -517,21 +541,25 @@ class ReloadModelRequest(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version to serve; 0 means the one the champion alias names."""
     generation: _builtins.int
     """Generation of the alias this swap belongs to; 0 means the alias's present one. The replica then follows the
-    alias by itself only to generations above it.
+    alias by itself only to generations above it. FAILED_PRECONDITION when the replica has followed a higher one.
     """
+    phase: Global___ReloadPhase.ValueType
+    """Which half of the swap."""
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         generation: _builtins.int = ...,
+        phase: Global___ReloadPhase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "phase", b"phase", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,15 +575,18 @@ class ReloadModelResponse(_message.Message):
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
     ALREADY_SERVING_FIELD_NUMBER: _builtins.int
     LOAD_TIME_FIELD_NUMBER: _builtins.int
+    PREPARED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version serving now."""
     previous_version: _builtins.int
     """Version that served before; 0 if none did."""
     already_serving: _builtins.bool
     """True when the asked version was serving already and nothing was swapped."""
+    prepared: _builtins.bool
+    """True after RELOAD_PHASE_PREPARE: the asked version is aside, or serves already."""
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
-        """Time taken to build, verify and warm the version."""
+        """Time taken to build, verify and warm the version; about zero when it was aside."""
 
     def __init__(
         self,
@@ -564,10 +595,11 @@ class ReloadModelResponse(_message.Message):
         previous_version: _builtins.int = ...,
         already_serving: _builtins.bool = ...,
         load_time: _duration_pb2.Duration | None = ...,
+        prepared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_serving", b"already_serving", "load_time", b"load_time", "previous_version", b"previous_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_serving", b"already_serving", "load_time", b"load_time", "prepared", b"prepared", "previous_version", b"previous_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +638,7 @@ class GetModelStatusResponse(_message.Message):
     LAST_RELOAD_ERROR_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     TRANSFORMER_MISSING_FIELD_NUMBER: _builtins.int
+    WARM_VERSIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -630,6 +663,10 @@ class GetModelStatusResponse(_message.Message):
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___Stage.ValueType]:
         """Stages that can answer now, in the order they are asked."""
 
+    @_builtins.property
+    def warm_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Versions kept aside, ready to serve at once: prepared ones, and those that served until lately."""
+
     def __init__(
         self,
         *,
@@ -643,10 +680,11 @@ class GetModelStatusResponse(_message.Message):
         last_reload_error: _builtins.str = ...,
         min_confidence: _builtins.float = ...,
         transformer_missing: _builtins.str = ...,
+        warm_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_at", b"loaded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "transformer_missing", b"transformer_missing", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "transformer_missing", b"transformer_missing", "version", b"version", "warm_versions", b"warm_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

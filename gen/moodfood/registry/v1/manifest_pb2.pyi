@@ -720,7 +720,9 @@ Global___RuleResult: _TypeAlias = RuleResult  # noqa: Y015
 
 @_typing.final
 class ChampionAlias(_message.Message):
-    """models/<model>/champion: which version serves. Replaced atomically."""
+    """models/<model>/champion: which version serves. Replaced atomically. models/<model>/pending has the same form: the
+    champion that a promotion is bringing to the replicas; a file that stays behind tells of one that did not finish.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -775,6 +777,7 @@ class HistoryEntry(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     action: Global___HistoryAction.ValueType
     """What was done."""
     from_version: _builtins.int
@@ -791,6 +794,10 @@ class HistoryEntry(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleResult]:
+        """What the gate measured of the version it is about."""
+
     def __init__(
         self,
         *,
@@ -801,10 +808,11 @@ class HistoryEntry(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        rules: _abc.Iterable[Global___RuleResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "at", b"at", "by", b"by", "from_version", b"from_version", "generation", b"generation", "reason", b"reason", "to_version", b"to_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "at", b"at", "by", b"by", "from_version", b"from_version", "generation", b"generation", "reason", b"reason", "rules", b"rules", "to_version", b"to_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
