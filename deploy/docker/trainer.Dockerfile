@@ -22,7 +22,10 @@ COPY gen gen
 COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
 COPY services/trainer services/trainer
+# Versions are rehearsed in a real inference process before any replica loads them.
+COPY services/inference services/inference
 COPY data/taxonomy data/taxonomy
+COPY data/catalogue data/catalogue
 COPY data/examples data/examples
 ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app:/app/gen \

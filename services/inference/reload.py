@@ -99,15 +99,9 @@ class ModelHolder:
         return Reloaded(wanted, before.version, False, time.perf_counter() - began, prepared=not commit)
 
     async def converge(self) -> None:
-        """Follow the champion alias once, if it is newer than what is followed.
-
-        Under the same generation the alias is newer too when it names another version: a promotion whose alias could
-        not be written was taken back on this replica, and a later one used its generation.
-        """
-        alias, current = self._repository.champion(), self.current
-        if alias is None or self._reloading or alias.generation < current.generation:
-            return
-        if alias.generation == current.generation and alias.version == current.version:
+        """Follow the champion alias once, if it names a newer generation than the one followed."""
+        alias = self._repository.champion()
+        if alias is None or self._reloading or alias.generation <= self.current.generation:
             return
         try:
             await self.reload(alias.version, alias.generation)

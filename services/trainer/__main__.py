@@ -1,5 +1,6 @@
 """Starts the trainer: the only place that reads its environment and wires its objects."""
 
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from services.trainer.operations import OperationsServicer
 from services.trainer.plan import Plan
 from services.trainer.query_index import QueryIndex
 from services.trainer.registry import ModelRegistry
+from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
 from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.run_store import RunStore
@@ -47,6 +49,19 @@ def plan_for(settings: Settings, run_id: str) -> Plan:
     )
 
 
+def rehearsal_stage(settings: Settings) -> Stage:
+    """Return where versions are rehearsed."""
+    return Stage(
+        {
+            "MOODFOOD_MODELS_DIR": str(settings.models_dir),
+            "MOODFOOD_DATA_DIR": str(settings.data_dir),
+            "MOODFOOD_MODEL": settings.model,
+            "MOODFOOD_ENCODER_DIR": str(settings.encoder_path),
+        },
+        settings.rehearsal_memory_mib * MEBIBYTE,
+    )
+
+
 def _if_there(path: Path) -> str:
     return str(path) if path.is_file() else ""
 
@@ -64,6 +79,7 @@ async def serve(settings: Settings) -> None:
         EventLog(settings.query_log_path, settings.retrain_log_path),
         lambda run_id: plan_for(settings, run_id),
         settings.runs_dir / ".lock",
+        partial(rehearse, rehearsal_stage(settings)),
     )
     intake = Intake(feedback, QueryIndex(settings.query_log_path), load_taxonomy_labels(settings.taxonomy_path).names)
     status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days)

@@ -34,12 +34,18 @@ class Change:
 
 
 class Champion:
-    """The one way to change what serves."""
+    """The one way to change what serves.
+
+    Attributes:
+        committing: whether replicas are swapping at this moment; until then a change may be cancelled without a trace.
+
+    """
 
     def __init__(self, registry: ModelRegistry, targets: Sequence[str]) -> None:
         self._registry = registry
         self._targets = tuple(targets)
         self._lock = FileLock(registry.folder / ".changing", timeout=0, thread_local=False)
+        self.committing = False
 
     async def promote(self, version: int, by: str, reason: str, *, must_reach: bool = False) -> Change:
         """Make a version the champion.
@@ -125,6 +131,7 @@ class Champion:
             if must_reach and self._registry.champion() and not ready:
                 raise NoReplicaReached(", ".join(self._targets), tuple(prepared))
             self._registry.set_pending(version, generation)
+            self.committing = True
             committed = await commit(ready, version, generation)
             results = merged(prepared, committed)
             before = self._registry.champion()
@@ -152,6 +159,7 @@ class Champion:
         try:
             yield
         finally:
+            self.committing = False
             self._lock.release()
 
 

@@ -1,13 +1,14 @@
 """Translates evaluations and decisions to and from the messages that the registry stores."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, TrainingChoices
+from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, RuleResult, TrainingChoices
 
 from services.trainer.evaluation import Evaluation
-from services.trainer.promotion import Decision
+from services.trainer.promotion import Decision, Rule
 from services.trainer.training import Choices
 
 
@@ -49,12 +50,15 @@ def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) ->
 def promotion_decision(decision: Decision) -> PromotionDecision:
     """Translate a decision."""
     message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
-    for rule in decision.rules:
-        message.rules.add(
-            rule=rule.name,
-            passed=rule.passed,
-            measured=rule.measured,
-            threshold=rule.threshold,
-            detail=rule.detail,
-        )
+    message.rules.extend(rule_results(decision.rules))
     return message
+
+
+def rule_results(rules: Sequence[Rule]) -> list[RuleResult]:
+    """Translate rules."""
+    return [
+        RuleResult(
+            rule=rule.name, passed=rule.passed, measured=rule.measured, threshold=rule.threshold, detail=rule.detail
+        )
+        for rule in rules
+    ]

@@ -26,6 +26,7 @@ from services.trainer.records import to_json
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
 DECISION_FILE = "decision.json"
+REHEARSAL_FILE = "rehearsal.json"
 UNFINISHED_PREFIX = ".unfinished-"
 
 _log = structlog.get_logger()
@@ -76,8 +77,17 @@ class ModelRegistry:
         return self._read(version, EVALUATION_FILE, pb.EvaluationReport())
 
     def decision(self, version: int) -> pb.PromotionDecision:
-        """Return what the gate said of a version. Raises ModelVersionNotFound."""
-        return self._read(version, DECISION_FILE, pb.PromotionDecision())
+        """Return what the gate, and the rehearsal if there was one, said of a version. Raises ModelVersionNotFound."""
+        decision = self._read(version, DECISION_FILE, pb.PromotionDecision())
+        if (self.folder / str(version) / REHEARSAL_FILE).exists():
+            rehearsal = self._read(version, REHEARSAL_FILE, pb.Rehearsal())
+            decision.rules.extend(rehearsal.rules)
+            decision.promoted = decision.promoted and all(rule.passed for rule in rehearsal.rules)
+        return decision
+
+    def add_rehearsal(self, version: int, rehearsal: pb.Rehearsal) -> None:
+        """Write beside a version's files how its rehearsal went; they stay as they are. Raises StorageFailed."""
+        replace_file(self.folder / str(version) / REHEARSAL_FILE, to_json(rehearsal).encode())
 
     def file(self, version: int, name: str) -> bytes:
         """Return one file of a version. Raises ModelVersionNotFound."""

@@ -7,23 +7,31 @@ store from running two; the system frees it when its holder dies.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from filelock import FileLock, Timeout
+from moodfood.registry.v1 import manifest_pb2 as registry_pb
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
 from services.trainer.errors import NoReplicaReached, ReplicaFacts, ReplicaRejected, RetrainInProgress, TrainerError
 from services.trainer.event_log import EventLog, trigger_name
 from services.trainer.plan import Plan
+from services.trainer.promotion import Rule
+from services.trainer.records import rule_results
 from services.trainer.registry import ModelRegistry
 from services.trainer.run_store import RunStore
+from services.trainer.stages import RunStage
 from services.trainer.training_process import TrainingProcess
 
 PROMOTER = "training run"
+
+T = TypeVar("T")
+Rehearse = Callable[[registry_pb.Manifest], Coroutine[object, object, Sequence[Rule]]]
 
 _log = structlog.get_logger()
 
@@ -44,16 +52,19 @@ class Retrainer:
         events: EventLog,
         plan_for: Callable[[str], Plan],
         lock_path: Path,
+        rehearse: Rehearse,
     ) -> None:
         self._store = store
         self._registry = registry
         self._champion = champion
         self._events = events
         self._plan_for = plan_for
+        self._rehearse = rehearse
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(lock_path, timeout=0, thread_local=False)
         self._task: asyncio.Task[None] | None = None
         self._process = TrainingProcess()
+        self._step: asyncio.Task[object] | None = None
         self._running_id = ""
         self._cancelled = False
         self._changed = asyncio.Condition()
@@ -125,14 +136,19 @@ class Retrainer:
         return run
 
     async def cancel(self, run_id: str) -> None:
-        """End a run, unless it is already promoting or over. Raises TrainingRunNotFound."""
-        run = self._store.get(run_id)
-        if run_id != self._running_id or run.stage == pb.RUN_STAGE_PROMOTE:
+        """End a run, unless its replicas are swapping already or it is over. Raises TrainingRunNotFound."""
+        self._store.get(run_id)
+        if run_id != self._running_id or self._champion.committing:
             return
         self._cancelled = True
-        self._process.kill()
+        self._end_step()
         if self._task is not None:
             await asyncio.shield(self._task)
+
+    def _end_step(self) -> None:
+        self._process.kill()
+        if self._step is not None:
+            self._step.cancel()
 
     async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
         """Yield the run now and after every change, until it has ended. Raises TrainingRunNotFound."""
@@ -156,7 +172,8 @@ class Retrainer:
 
     async def close(self) -> None:
         """End what is going on because the trainer stops."""
-        self._process.kill()
+        if not self._champion.committing:
+            self._end_step()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=3.0)
 
@@ -172,18 +189,20 @@ class Retrainer:
         try:
             async for change in self._process.run(self._plan_for(run.run_id)):
                 await self._merge(run, change)
-            if self._cancelled:
-                run.state = pb.RUN_STATE_CANCELLED
-                run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
-            elif run.state == pb.RUN_STATE_RUNNING:
+            if run.state == pb.RUN_STATE_RUNNING:
                 run.state = pb.RUN_STATE_FAILED
                 run.reasons.append(f"the training process died in stage {_stage_name(run)}")
-            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only:
+            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only and not self._cancelled:
                 run.state = pb.RUN_STATE_RUNNING
-                await self._promote(run)
+                if await self._passes_rehearsal(run):
+                    await self._promote(run)
             if run.state == pb.RUN_STATE_REJECTED:
                 self._registry.record_refusal(run.version, PROMOTER, "; ".join(run.reasons))
             self._registry.prune()
+        except asyncio.CancelledError:
+            # Only a step is ever cancelled, never the task of the run.
+            run.state = pb.RUN_STATE_FAILED
+            run.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
         except (ReplicaRejected, NoReplicaReached) as error:
             _note_replicas(run, error.replicas)
             run.state = pb.RUN_STATE_FAILED
@@ -196,6 +215,9 @@ class Retrainer:
             run.state = pb.RUN_STATE_FAILED
             run.reasons.append("unexpected error; the trainer's log has the details")
         finally:
+            if self._cancelled and run.state != pb.RUN_STATE_SUCCEEDED:
+                run.state = pb.RUN_STATE_CANCELLED
+                run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
             await self._finish(run)
 
     async def _merge(self, run: pb.TrainingRun, change: pb.TrainingRun) -> None:
@@ -209,13 +231,39 @@ class Retrainer:
         self._events.note(run, f"stage {_stage_name(run)} ({run.percent}%)")
         await self._tell_watchers()
 
+    async def _passes_rehearsal(self, run: pb.TrainingRun) -> bool:
+        """Rehearse the run's version, keep what was found with it, and refuse the version when a rule failed."""
+        await self._begin(run, RunStage.REHEARSE)
+        rules = rule_results(await self._in_step(self._rehearse(self._registry.manifest(run.version))))
+        rehearsal = registry_pb.Rehearsal(rules=rules)
+        rehearsal.at.FromDatetime(datetime.now(UTC))
+        self._registry.add_rehearsal(run.version, rehearsal)
+        run.decision.rules.extend(rules)
+        failed = [f"{rule.rule}: {rule.detail}" for rule in rules if not rule.passed]
+        if failed:
+            run.state, run.decision.promoted = pb.RUN_STATE_REJECTED, False
+            run.reasons.extend(failed)
+        return not failed
+
     async def _promote(self, run: pb.TrainingRun) -> None:
-        run.stage, run.percent = pb.RUN_STAGE_PROMOTE, 95
-        await self._enter_stage(run)
+        await self._begin(run, RunStage.PROMOTE)
         reason = f"passed the gate in run {run.run_id} ({trigger_name(run.trigger)})"
-        change = await self._champion.promote(run.version, PROMOTER, reason, must_reach=True)
+        change = await self._in_step(self._champion.promote(run.version, PROMOTER, reason, must_reach=True))
         _note_replicas(run, change.replicas)
         run.state = pb.RUN_STATE_SUCCEEDED
+
+    async def _begin(self, run: pb.TrainingRun, stage: RunStage) -> None:
+        run.stage, run.percent = pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), stage.value
+        await self._enter_stage(run)
+
+    async def _in_step(self, step: Coroutine[object, object, T]) -> T:
+        """Await what `cancel` may end."""
+        task = asyncio.create_task(step)
+        self._step = task
+        try:
+            return await task
+        finally:
+            self._step = None
 
     async def _finish(self, run: pb.TrainingRun) -> None:
         run.percent = 100

@@ -33,6 +33,7 @@ from services.trainer.text import normalise
 from services.trainer.training import Choices, FittedModel, fit
 
 MAX_PROBES = 16
+MAX_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class _Challenger:
     evaluation: Evaluation
     probes: tuple[pb.Probe, ...]
     head_probes: tuple[pb.Probe, ...]
+    answers: tuple[pb.Probe, ...]
 
 
 def retrain(plan: Plan, report: Report) -> Result:
@@ -211,7 +213,16 @@ def _evaluate_challenger(
         head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.head(probe_texts, scores))
         if served.scorer.has_head
         else (),
+        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.held_out)]),
     )
+
+
+def _answers(scorer: CascadeScorer, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
+    """Return what the cascade says of texts spread evenly over those given, abstained ones left out."""
+    chosen = texts[:: max(1, len(texts) // MAX_ANSWERS)][:MAX_ANSWERS]
+    answers = scorer.answers(chosen)
+    probes = _probes(scorer.labels, chosen, answers.probabilities)
+    return tuple(probe for probe, answered in zip(probes, answers.answered, strict=True) if answered)
 
 
 def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
@@ -255,6 +266,7 @@ def _files(
         encoder.columns if encoder else 0,
     )
     manifest.probes.extend(challenger.probes)
+    manifest.answers.extend(challenger.answers)
     if served.graphs.head is not None:
         manifest.head.probes.extend(challenger.head_probes)
     return {

@@ -14,7 +14,7 @@ from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
 # Loading takes tens of milliseconds; a replica that is frozen or hangs costs a promotion this long, once.
 PREPARE_DEADLINE_SECONDS = 10.0
-COMMIT_DEADLINE_SECONDS = 3.0
+COMMIT_DEADLINE_SECONDS = 1.5
 STATUS_DEADLINE_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.2
 # A replica that reloads for another reason is done within this time.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_DATA = Path(__file__).resolve().parents[2] / "data"
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
     model: str = "mood_food"
     encoder_dir: Path | None = None
     keep_versions: int = 10
+    rehearsal_memory_mib: int = Field(default=1024, ge=64)
     retrain_samples: int = 50
     retrain_days: int = 30
     log_level: str = "INFO"

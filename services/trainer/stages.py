@@ -13,9 +13,10 @@ class RunStage(Enum):
     EXPORT = 70
     PARITY = 75
     EVALUATE = 80
-    DECIDE = 88
-    REGISTER = 90
-    PROMOTE = 95
+    DECIDE = 86
+    REGISTER = 88
+    REHEARSE = 90
+    PROMOTE = 96
 
     @property
     def label(self) -> str:

@@ -90,12 +90,14 @@ async def test_reload_of_an_older_generation_is_refused(models: Path) -> None:
     assert (subject.current.version, subject.current.generation) == (1, 5)
 
 
-async def test_replica_that_was_taken_back_under_a_generation_follows_its_next_use(models: Path) -> None:
+async def test_version_reloaded_by_hand_stays_until_the_alias_changes(models: Path) -> None:
     subject = holder(models)
-    promote(ModelRegistry(models, MODEL, 10), 2)
-    await subject.reload(1, 2)
+    await subject.reload(2, 0)
     await subject.converge()
     assert subject.current.version == 2
+    promote(ModelRegistry(models, MODEL, 10), 1)
+    await subject.converge()
+    assert subject.current.version == 1
 
 
 async def test_shelf_lets_go_of_what_is_too_old_or_too_much(models: Path) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
-from services.trainer.errors import RetrainInProgress, TrainingRunNotFound
+from services.trainer.errors import RetrainInProgress, TrainingRunNotFound, VersionRefused
 from services.trainer.event_log import EventLog
+from services.trainer.promotion import Rule
 from services.trainer.registry import ModelRegistry
-from services.trainer.retrainer import Retrainer
+from services.trainer.retrainer import Rehearse, Retrainer
 from services.trainer.run_store import RunStore
+from services.trainer.stages import RunStage
 from tests.conftest import small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import promote
@@ -21,7 +24,22 @@ pytestmark = pytest.mark.anyio
 ADD = inference_pb2_grpc.add_InferenceServiceServicer_to_server
 
 
-def retrainer(registry: ModelRegistry, data: Path, folder: Path, target: str) -> tuple[Retrainer, RunStore]:
+async def passes(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
+    return (Rule("rehearsal_loads", True, 0, 0, "loaded"),)
+
+
+async def fails(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
+    return (Rule("rehearsal_loads", False, 1, 0, "inference crashed"),)
+
+
+async def never_ends(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
+    await asyncio.sleep(3600)
+    return ()
+
+
+def retrainer(
+    registry: ModelRegistry, data: Path, folder: Path, target: str, rehearse: Rehearse = passes
+) -> tuple[Retrainer, RunStore]:
     store = RunStore(folder / "runs")
     subject = Retrainer(
         store,
@@ -30,6 +48,7 @@ def retrainer(registry: ModelRegistry, data: Path, folder: Path, target: str) ->
         EventLog(folder / "queries.jsonl", folder / "retrain.log"),
         lambda _run_id: small_plan(data, registry.folder.parent),
         folder / "runs" / ".lock",
+        rehearse,
     )
     return subject, store
 
@@ -100,8 +119,35 @@ async def test_run_is_watched_to_its_end_with_a_percentage_that_never_falls(
     assert percents == sorted(percents)
     assert (percents[-1], seen[-1].state) == (100, pb.RUN_STATE_SUCCEEDED)
     assert seen[-1].version == replica.serving == 3
-    stages = [change.stage for change in seen]
-    assert stages == sorted(stages)
+    names = [pb.RunStage.Name(change.stage).removeprefix("RUN_STAGE_") for change in seen]
+    order = ["UNSPECIFIED", *(stage.name for stage in RunStage)]
+    assert names == sorted(names, key=order.index)
+    assert "rehearsal_loads" in [rule.rule for rule in seen[-1].decision.rules]
+
+
+async def test_version_that_fails_its_rehearsal_is_refused_for_good(
+    registry: ModelRegistry, small_data: Path, tmp_path: Path
+) -> None:
+    replica = FakeReplica()
+    async with running(replica, ADD) as address:
+        subject, _ = retrainer(registry, small_data, tmp_path, address, fails)
+        run = await subject.wait((await subject.start(pb.TRIGGER_MANUAL)).run_id, None)
+        with pytest.raises(VersionRefused, match="rehearsal_loads"):
+            await Champion(registry, [address]).promote(run.version, "anna", "")
+    assert (run.state, list(run.reasons)) == (pb.RUN_STATE_REJECTED, ["rehearsal_loads: inference crashed"])
+    assert (replica.prepared, replica.reloads) == ([], [])
+    assert registry.history()[-1].action == manifest_pb2.HISTORY_ACTION_REFUSED
+
+
+async def test_run_is_cancelled_while_it_rehearses(registry: ModelRegistry, small_data: Path, tmp_path: Path) -> None:
+    subject, _ = retrainer(registry, small_data, tmp_path, "127.0.0.1:1", never_ends)
+    run = await subject.start(pb.TRIGGER_MANUAL)
+    async for change in subject.watch(run.run_id):
+        if change.stage == pb.RUN_STAGE_REHEARSE and change.state == pb.RUN_STATE_RUNNING:
+            await subject.cancel(run.run_id)
+    ended = await subject.wait(run.run_id, None)
+    assert (ended.state, list(ended.reasons)) == (pb.RUN_STATE_CANCELLED, ["cancelled in stage rehearse"])
+    assert subject.running is None
 
 
 async def test_run_that_does_not_exist_cannot_be_watched_or_cancelled(

@@ -72,6 +72,7 @@ class Manifest(_message.Message):
     TRAINING_RUN_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -118,6 +119,10 @@ class Manifest(_message.Message):
     def head(self) -> Global___Head:
         """The transformer stage; unset when the version was trained without an encoder."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probe]:
+        """What the whole cascade said of some queries, recorded at export; a rehearsal must hear the same."""
+
     def __init__(
         self,
         *,
@@ -135,10 +140,11 @@ class Manifest(_message.Message):
         training_run: _builtins.str = ...,
         scores: Global___Tensor | None = ...,
         head: Global___Head | None = ...,
+        answers: _abc.Iterable[Global___Probe] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "head", b"head", "input", b"input", "output", b"output", "scores", b"scores", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "files", b"files", "head", b"head", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "scores", b"scores", "snapshot", b"snapshot", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "created_at", b"created_at", "files", b"files", "head", b"head", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "scores", b"scores", "snapshot", b"snapshot", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -717,6 +723,36 @@ class RuleResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RuleResult: _TypeAlias = RuleResult  # noqa: Y015
+
+@_typing.final
+class Rehearsal(_message.Message):
+    """models/<model>/<version>/rehearsal.json: how a version that passed the gate did in a real inference process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleResult]:
+        """Every rule that was asked; the version may serve when all passed."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        rules: _abc.Iterable[Global___RuleResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rehearsal: _TypeAlias = Rehearsal  # noqa: Y015
 
 @_typing.final
 class ChampionAlias(_message.Message):

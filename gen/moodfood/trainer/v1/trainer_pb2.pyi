@@ -121,6 +121,8 @@ class _RunStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStage.Val
     """Writes the version into the registry."""
     RUN_STAGE_PROMOTE: _RunStage.ValueType  # 10
     """Reloads every replica and moves the champion alias."""
+    RUN_STAGE_REHEARSE: _RunStage.ValueType  # 11
+    """Serves the version in an inference process of its own, before any replica does."""
 
 class RunStage(_RunStage, metaclass=_RunStageEnumTypeWrapper):
     """A stage of a run, in order."""
@@ -147,6 +149,8 @@ RUN_STAGE_REGISTER: RunStage.ValueType  # 9
 """Writes the version into the registry."""
 RUN_STAGE_PROMOTE: RunStage.ValueType  # 10
 """Reloads every replica and moves the champion alias."""
+RUN_STAGE_REHEARSE: RunStage.ValueType  # 11
+"""Serves the version in an inference process of its own, before any replica does."""
 Global___RunStage: _TypeAlias = RunStage  # noqa: Y015
 
 class _VersionState:
