@@ -2,7 +2,8 @@
 
 Each round teaches a random label by one repeated text, by numbered texts, or by thirty phrases, and retrains against
 the same champion. Prints each round's change of held-out accuracy and macro-F1 and the share promoted; ends with 1 when
-it is under 95 %. A round takes about six seconds. Repeat with `.venv/bin/python -m benchmarks.gate --rounds 30`.
+it is under 95 %. A round takes about ten seconds. Repeat with `.venv/bin/python -m benchmarks.gate --rounds 30`.
+`benchmarks.gate_errors` measures both of the gate's errors on resamples of any examples.
 """
 
 import argparse

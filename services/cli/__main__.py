@@ -14,7 +14,7 @@ import typer
 from moodfood.inference.v1 import inference_pb2
 from moodfood.trainer.v1 import trainer_pb2
 
-from services.cli import operating
+from services.cli import operating, runs
 from services.cli.output import (
     REFUSED,
     enum_word,
@@ -36,6 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(runs.app, name="runs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Models = Annotated[

@@ -1,12 +1,14 @@
 """Measures a model on held-out examples. Plain functions over probabilities; nothing here knows files or servers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
+from services.trainer.comparison import Judgement
 from services.trainer.examples import Example
+from services.trainer.slices import slices_of
 
 TIMED_QUERIES = 200
 CONFIDENCE_BINS = 15
@@ -77,6 +79,7 @@ class Evaluation:
         out_of_scope_recall: share of those without one that are not answered.
         out_of_scope_recall_at_95: the same at the threshold that would answer 95 % of the others.
         escalated: share of held-out examples that the linear stage hands on.
+        judged: each held-out example with a label, and the answer to it.
 
     """
 
@@ -98,6 +101,7 @@ class Evaluation:
     out_of_scope_recall_at_95: float = 0.0
     escalated: float = 0.0
     transformer_query_micros: float = 0.0
+    judged: tuple[Judgement, ...] = field(default=(), repr=False)
 
     @property
     def mean_query_micros(self) -> float:
@@ -135,6 +139,10 @@ def evaluate(scorer: Scorer, held_out: Sequence[Example], model_bytes: int) -> E
         out_of_scope_recall_at_95=_recall_at(confidences, answers_outside.confidences),
         escalated=_mean(answers.escalated),
         transformer_query_micros=scorer.median_transformer_micros(texts[:TIMED_QUERIES]),
+        judged=tuple(
+            Judgement(example.labels, labels[0], slices_of(example))
+            for example, labels in zip(scoped, ranked, strict=True)
+        ),
     )
 
 

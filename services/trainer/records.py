@@ -51,6 +51,15 @@ def promotion_decision(decision: Decision) -> PromotionDecision:
     """Translate a decision."""
     message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
     message.rules.extend(rule_results(decision.rules))
+    for part in decision.parts:
+        message.parts.add(
+            kind=part.kind,
+            name=part.name,
+            examples=part.examples,
+            champion=part.champion,
+            challenger=part.challenger,
+            surely_lost=part.sure,
+        )
     return message
 
 
@@ -58,7 +67,13 @@ def rule_results(rules: Sequence[Rule]) -> list[RuleResult]:
     """Translate rules."""
     return [
         RuleResult(
-            rule=rule.name, passed=rule.passed, measured=rule.measured, threshold=rule.threshold, detail=rule.detail
+            rule=rule.name,
+            passed=rule.passed,
+            measured=rule.measured,
+            threshold=rule.threshold,
+            detail=rule.detail,
+            low=rule.low,
+            high=rule.high,
         )
         for rule in rules
     ]

@@ -663,6 +663,7 @@ class PromotionDecision(_message.Message):
     PROMOTED_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     CHAMPION_VERSION_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     promoted: _builtins.bool
     """True when every rule passed."""
     champion_version: _builtins.int
@@ -671,20 +672,67 @@ class PromotionDecision(_message.Message):
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleResult]:
         """Every rule that was asked."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartComparison]:
+        """Both models on each label and each slice with at least 20 held-out examples."""
+
     def __init__(
         self,
         *,
         promoted: _builtins.bool = ...,
         rules: _abc.Iterable[Global___RuleResult] | None = ...,
         champion_version: _builtins.int = ...,
+        parts: _abc.Iterable[Global___PartComparison] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "promoted", b"promoted", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "parts", b"parts", "promoted", b"promoted", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromotionDecision: _TypeAlias = PromotionDecision  # noqa: Y015
+
+@_typing.final
+class PartComparison(_message.Message):
+    """Champion and challenger on one label or slice of the held-out examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    CHALLENGER_FIELD_NUMBER: _builtins.int
+    SURELY_LOST_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"label" or "slice"."""
+    name: _builtins.str
+    """Name of the label; or of the slice, such as "length: 1 to 2 words", "script: latin", "source: seed"."""
+    examples: _builtins.int
+    """Held-out examples that belong to it."""
+    champion: _builtins.float
+    """Share of those that the champion answers rightly, in [0, 1]."""
+    challenger: _builtins.float
+    """The same for the challenger."""
+    surely_lost: _builtins.bool
+    """Whether the challenger's loss is more than chance (sign test, Holm's correction, 5 %)."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        examples: _builtins.int = ...,
+        champion: _builtins.float = ...,
+        challenger: _builtins.float = ...,
+        surely_lost: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenger", b"challenger", "champion", b"champion", "examples", b"examples", "kind", b"kind", "name", b"name", "surely_lost", b"surely_lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartComparison: _TypeAlias = PartComparison  # noqa: Y015
 
 @_typing.final
 class RuleResult(_message.Message):
@@ -697,6 +745,8 @@ class RuleResult(_message.Message):
     MEASURED_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     """Name of the rule."""
     passed: _builtins.bool
@@ -707,6 +757,10 @@ class RuleResult(_message.Message):
     """What it was measured against."""
     detail: _builtins.str
     """One sentence with the numbers."""
+    low: _builtins.float
+    """Ends of the interval of what was measured; both 0 when it has none."""
+    high: _builtins.float
+    """See low."""
     def __init__(
         self,
         *,
@@ -715,10 +769,12 @@ class RuleResult(_message.Message):
         measured: _builtins.float = ...,
         threshold: _builtins.float = ...,
         detail: _builtins.str = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "measured", b"measured", "passed", b"passed", "rule", b"rule", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "high", b"high", "low", b"low", "measured", b"measured", "passed", b"passed", "rule", b"rule", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
