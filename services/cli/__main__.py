@@ -64,7 +64,12 @@ def up() -> None:
 
 @app.command()
 def train(
-    examples: Examples,
+    examples: Annotated[
+        list[Path] | None, typer.Option("--examples", help='JSON lines of {"text": "...", "labels": ["..."]}.')
+    ] = None,
+    snapshot: Annotated[
+        str, typer.Option("--snapshot", help="Learn from this snapshot of an earlier run again, instead of examples.")
+    ] = "",
     taxonomy: Annotated[Path | None, typer.Option("--taxonomy", help="Labels that exist.")] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="Examples for evaluation only.")] = None,
     golden: Annotated[Path | None, typer.Option("--golden", help="Queries that must be answered right.")] = None,
@@ -77,16 +82,19 @@ def train(
     """Train, validate and register a version from files, without servers. Exits with 2 when the gate refuses it."""
     from services.cli import learning
 
+    if bool(examples) == bool(snapshot):
+        fail("name either --examples or --snapshot")
     settings = Settings()
     with one_line_errors():
         summary = learning.train(
-            examples,
+            examples or [],
             taxonomy,
             held_out,
             golden,
             models or settings.models_dir,
             model or settings.model,
             None if no_encoder else encoder or settings.encoder_path,
+            snapshot,
         )
     if as_json:
         print_json(summary)

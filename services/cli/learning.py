@@ -31,8 +31,11 @@ def train(
     models: Path,
     model: str,
     encoder: Path | None,
+    snapshot_id: str,
 ) -> dict[str, Any]:
     """Train, validate and register a version, and make it the champion if the gate lets it.
+
+    It learns from examples, or from the snapshot of an earlier run again.
 
     Raises:
         TrainerError: no version was registered.
@@ -51,6 +54,7 @@ def train(
         golden_file=_name(golden),
         taxonomy_file=_name(taxonomy),
         encoder_dir=str(encoder) if encoder else "",
+        snapshot_id=snapshot_id,
         run_id=BY,
     )
     if encoder is not None and not encoder.is_dir():

@@ -67,6 +67,7 @@ class RetrainBody(Struct):
     trigger: Annotated[str, Meta(examples=["api_triggered", "cron_triggered", "manual"])] = "api_triggered"
     validate_only: bool = False
     request_id: Annotated[str, Meta(max_length=128)] = ""
+    snapshot_id: Annotated[str, Meta(max_length=128, description="learn from this snapshot again")] = ""
 
 
 class DeployBody(Struct):

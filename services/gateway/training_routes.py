@@ -39,6 +39,7 @@ async def retrain(
             trigger=_TRIGGERS[asked.trigger],
             validate_only=asked.validate_only,
             request_id=asked.request_id,
+            snapshot_id=asked.snapshot_id,
         ),
         timeout=peers.training_seconds,
     )

@@ -32,7 +32,7 @@ from services.transport.serving import bind, build_server, exit_on_setup_errors,
 _log = structlog.get_logger()
 
 
-def plan_for(settings: Settings, run_id: str) -> Plan:
+def plan_for(settings: Settings, run_id: str, snapshot_id: str) -> Plan:
     """Return what a run works on."""
     examples = settings.examples_dir
     return Plan(
@@ -45,6 +45,8 @@ def plan_for(settings: Settings, run_id: str) -> Plan:
         taxonomy_file=str(settings.taxonomy_path),
         feedback_file=str(settings.feedback_path),
         encoder_dir=str(settings.encoder_path),
+        suspects_file=str(settings.suspects_path),
+        snapshot_id=snapshot_id,
         run_id=run_id,
     )
 
@@ -77,7 +79,7 @@ async def serve(settings: Settings) -> None:
         registry,
         champion,
         EventLog(settings.query_log_path, settings.retrain_log_path),
-        lambda run_id: plan_for(settings, run_id),
+        partial(plan_for, settings),
         settings.runs_dir / ".lock",
         partial(rehearse, rehearsal_stage(settings)),
     )

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.trainer.examples import FEEDBACK, Example
+from services.trainer.examples import FROM_PEOPLE, REVIEW, Example
 from services.trainer.text import normalise, problem_with
 
 MAX_ANSWERS_PER_QUERY = 2
@@ -12,10 +12,14 @@ MAX_ANSWERS_PER_QUERY = 2
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Examples to learn from, in a stable order, and how many were dropped for which reason."""
+    """Examples to learn from, in a stable order, and how many were dropped for which reason.
+
+    `contradictory` are queries that people gave too many different labels, with the last of them; a person must decide.
+    """
 
     examples: tuple[Example, ...]
     dropped: Mapping[str, int]
+    contradictory: tuple[Example, ...] = ()
 
 
 def clean(
@@ -38,6 +42,7 @@ def clean(
     reserved_keys = {normalise(example.text) for example in reserved}
     answers: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     kept: dict[str, Example] = {}
+    contradictory: list[Example] = []
     for example in (*seeds, *feedback):
         reason = reason_to_drop(example, reserved_keys, known)
         if reason:
@@ -46,21 +51,24 @@ def clean(
         key = normalise(example.text)
         if key in kept:
             dropped["duplicate" if set(kept[key].labels) == set(example.labels) else "relabelled"] += 1
-        if example.source == FEEDBACK:
+        if example.source == REVIEW:
+            # Whoever reviews has seen the contradiction, and decides it.
+            answers[key].clear()
+        if example.source in FROM_PEOPLE:
             answers[key].add(tuple(sorted(example.labels)))
         kept[key] = example
     for key, different in answers.items():
         if len(different) > MAX_ANSWERS_PER_QUERY:
             dropped["contradictory"] += 1
-            del kept[key]
-    return Cleaned(tuple(kept.values()), dict(dropped))
+            contradictory.append(kept.pop(key))
+    return Cleaned(tuple(kept.values()), dict(dropped), tuple(contradictory))
 
 
 def reason_to_drop(example: Example, reserved_keys: Collection[str], labels: frozenset[str] | None) -> str:
     """Say why an example cannot be used, or return the empty string."""
     if problem_with(example.text):
         return "unusable_text"
-    if not example.labels and example.source == FEEDBACK:
+    if not example.labels and example.source in FROM_PEOPLE - {REVIEW}:
         return "no_label"
     if labels is not None and not labels.issuperset(example.labels):
         return "unknown_label"

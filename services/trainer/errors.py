@@ -5,6 +5,7 @@ TrainerError
 ├── UnknownQuery             feedback refers to an answer that the query log does not hold
 ├── TrainingRunNotFound      no such run
 ├── ModelVersionNotFound     the registry has no such version
+├── SnapshotNotFound         no such dataset snapshot, or it was damaged
 ├── NoChampion               nothing has been promoted yet
 ├── NoFormerChampion         there is nothing to roll back to
 ├── VersionRefused           the gate refused the version, so nobody may promote it
@@ -73,6 +74,14 @@ class ModelVersionNotFound(TrainerError):
     def __init__(self, version: int) -> None:
         super().__init__(f"the registry has no version {version}; list the versions to see which it has")
         self.version = version
+
+
+class SnapshotNotFound(TrainerError):
+    """No such dataset snapshot, or it was damaged."""
+
+    def __init__(self, snapshot_id: str, problem: str) -> None:
+        super().__init__(f"cannot train on snapshot {snapshot_id[:80]!r}: {problem}; the versions name theirs")
+        self.snapshot_id = snapshot_id
 
 
 class NoChampion(TrainerError):

@@ -11,6 +11,10 @@ from services.trainer.errors import BrokenData
 SEED = "seed"
 TAXONOMY = "taxonomy"
 FEEDBACK = "feedback"
+IMPORT = "import"
+REVIEW = "review"
+# Given by people while the system runs; what comes later counts more.
+FROM_PEOPLE = frozenset({FEEDBACK, IMPORT, REVIEW})
 
 
 @dataclass(frozen=True)

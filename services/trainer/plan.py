@@ -17,6 +17,8 @@ class Plan:
         golden_file: queries that must always be answered right.
         taxonomy_file: labels that exist; without it, those that the examples carry.
         feedback_file: what people said.
+        suspects_file: where examples go that a person should look at.
+        snapshot_id: learn from this snapshot instead of collecting; the files above are not read then.
         encoder_dir: the sentence encoder's folder; without it the version has no transformer stage.
 
     """
@@ -30,6 +32,8 @@ class Plan:
     taxonomy_file: str = ""
     feedback_file: str = ""
     encoder_dir: str = ""
+    suspects_file: str = ""
+    snapshot_id: str = ""
     run_id: str = ""
 
     @property

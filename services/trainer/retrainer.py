@@ -50,7 +50,7 @@ class Retrainer:
         registry: ModelRegistry,
         champion: Champion,
         events: EventLog,
-        plan_for: Callable[[str], Plan],
+        plan_for: Callable[[str, str], Plan],
         lock_path: Path,
         rehearse: Rehearse,
     ) -> None:
@@ -90,9 +90,14 @@ class Retrainer:
             self._lock.release()
 
     async def start(
-        self, trigger: "pb.Trigger.ValueType", *, validate_only: bool = False, request_id: str = ""
+        self,
+        trigger: "pb.Trigger.ValueType",
+        *,
+        validate_only: bool = False,
+        request_id: str = "",
+        snapshot_id: str = "",
     ) -> pb.TrainingRun:
-        """Start a run and return it as it begins.
+        """Start a run and return it as it begins; with a snapshot it repeats the run that learned from it.
 
         Raises:
             RetrainInProgress: one is going on, here or in another trainer on the same store.
@@ -116,7 +121,7 @@ class Retrainer:
             raise
         self._running_id, self._cancelled = run.run_id, False
         self._events.run_changed(run)
-        self._task = asyncio.create_task(self._run(run))
+        self._task = asyncio.create_task(self._run(run, self._plan_for(run.run_id, snapshot_id)))
         return self._store.get(run.run_id)
 
     def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
@@ -185,9 +190,9 @@ class Retrainer:
         except Timeout:
             raise RetrainInProgress("operations/unknown, held by another trainer on this store") from None
 
-    async def _run(self, run: pb.TrainingRun) -> None:
+    async def _run(self, run: pb.TrainingRun, plan: Plan) -> None:
         try:
-            async for change in self._process.run(self._plan_for(run.run_id)):
+            async for change in self._process.run(plan):
                 await self._merge(run, change)
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = pb.RUN_STATE_FAILED

@@ -4,7 +4,7 @@ It needs no server: the trainer runs it in a child process and then promotes wha
 it in place. A stage that cannot be passed raises, and until `register` nothing outside the snapshots has changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +12,24 @@ from pathlib import Path
 import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.cleaning import Cleaned, clean
+from services.trainer.cleaning import clean
 from services.trainer.embedding_store import EmbeddingStore, open_embeddings
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation import Evaluation, accuracy, evaluate, with_golden
-from services.trainer.examples import FEEDBACK, Example, read_examples
+from services.trainer.examples import FEEDBACK, FROM_PEOPLE, Example, read_examples
 from services.trainer.export import Graphs, export_graphs
 from services.trainer.feedback import FeedbackStore
+from services.trainer.label_noise import find_label_noise
 from services.trainer.parity import check_parity
 from services.trainer.plan import Plan
 from services.trainer.promotion import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.records import evaluation_report, promotion_decision, to_json
 from services.trainer.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
 from services.trainer.scoring import CascadeScorer, lowered_for
-from services.trainer.snapshot import DatasetSnapshot, split, write_snapshot
+from services.trainer.snapshot import DatasetSnapshot, read_snapshot, split, write_snapshot
 from services.trainer.stages import RunStage
 from services.trainer.stored_version import describe, judged_files, open_version, serving_files
+from services.trainer.suspects import write_suspects
 from services.trainer.taxonomy import load_taxonomy_labels
 from services.trainer.text import normalise
 from services.trainer.training import Choices, FittedModel, fit
@@ -93,19 +95,12 @@ def retrain(plan: Plan, report: Report) -> Result:
     """
     registry = plan.registry
     report(RunStage.COLLECT)
-    collected = _collect(plan)
-    report(RunStage.CLEAN)
-    cleaned = clean(collected.seeds, collected.feedback, (*collected.held_out, *collected.golden), collected.labels)
-    report(RunStage.SNAPSHOT)
-    snapshot = split(cleaned.examples, _usable(collected.held_out, collected.labels))
-    write_snapshot(snapshot, registry.snapshots_folder)
-    summary = _summary(snapshot, cleaned, collected)
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
+    snapshot, summary = _repeated(plan, report) if plan.snapshot_id else _gathered(plan, embeddings, report)
     judged, served, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE)
-    golden = [example for example in _usable(collected.golden, collected.labels) if example.labels]
-    challenger = _evaluate_challenger(judged, served, choices, snapshot, golden)
-    champion_version, champion = _evaluate_champion(registry, snapshot, golden, embeddings)
+    challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
+    champion_version, champion = _evaluate_champion(registry, snapshot, snapshot.golden, embeddings)
     report(RunStage.DECIDE)
     decision = decide(challenger.evaluation, champion, champion_version)
     report(RunStage.REGISTER)
@@ -116,6 +111,42 @@ def retrain(plan: Plan, report: Report) -> Result:
     return Result(version, decision, challenger.evaluation, summary)
 
 
+def _repeated(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
+    """Return an earlier snapshot, which was collected and cleaned then."""
+    report(RunStage.CLEAN)
+    report(RunStage.SNAPSHOT)
+    snapshot = read_snapshot(plan.snapshot_id, plan.registry.snapshots_folder)
+    for version in plan.registry.versions():
+        earlier = plan.registry.manifest(version).snapshot
+        if earlier.id == snapshot.id:
+            return snapshot, earlier
+    from_people = sum(example.source in FROM_PEOPLE for example in snapshot.learned)
+    return snapshot, _summary(snapshot, {}, from_people, datetime.now(UTC))
+
+
+def _gathered(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
+    """Collect, clean and snapshot what there is to learn now."""
+    collected = _collect(plan)
+    report(RunStage.CLEAN)
+    cleaned = clean(collected.seeds, collected.feedback, (*collected.held_out, *collected.golden), collected.labels)
+    noise = find_label_noise(cleaned.examples, embeddings)
+    if plan.suspects_file:
+        write_suspects(Path(plan.suspects_file), noise, cleaned.contradictory)
+    report(RunStage.SNAPSHOT)
+    doubted = {suspicion.example for suspicion in noise}
+    snapshot = split(
+        [example for example in cleaned.examples if example not in doubted],
+        _usable(collected.held_out, collected.labels),
+        [example for example in _usable(collected.golden, collected.labels) if example.labels],
+    )
+    write_snapshot(snapshot, plan.registry.snapshots_folder)
+    dropped = dict(cleaned.dropped)
+    for reason, count in (("malformed_line", collected.malformed), ("suspected_label_noise", len(noise))):
+        if count:
+            dropped[reason] = count
+    return snapshot, _summary(snapshot, dropped, collected.feedback_records, collected.at)
+
+
 def _collect(plan: Plan) -> _Collected:
     seeds, malformed = read_examples(plan.seed_files)
     held_out, _ = read_examples([plan.held_out_file] if plan.held_out_file else [])
@@ -124,7 +155,10 @@ def _collect(plan: Plan) -> _Collected:
     taxonomy = load_taxonomy_labels(Path(plan.taxonomy_file)) if plan.taxonomy_file else None
     return _Collected(
         seeds=[*(taxonomy.descriptor_examples if taxonomy else ()), *seeds],
-        feedback=[Example(record.text, tuple(record.labels), FEEDBACK) for record in records],
+        feedback=[
+            Example(record.text, tuple(record.labels), record.source if record.source in FROM_PEOPLE else FEEDBACK)
+            for record in records
+        ],
         held_out=held_out,
         golden=golden,
         labels=taxonomy.names if taxonomy else None,
@@ -139,18 +173,15 @@ def _usable(examples: Sequence[Example], labels: tuple[str, ...] | None) -> list
     return [each for each in examples if labels is None or set(each.labels) <= set(labels)]
 
 
-def _summary(snapshot: DatasetSnapshot, cleaned: Cleaned, collected: _Collected) -> pb.Snapshot:
-    dropped = dict(cleaned.dropped)
-    if collected.malformed:
-        dropped["malformed_line"] = collected.malformed
+def _summary(snapshot: DatasetSnapshot, dropped: Mapping[str, int], feedback_records: int, at: datetime) -> pb.Snapshot:
     summary = pb.Snapshot(
         id=snapshot.id,
         train_examples=len(snapshot.learned),
         held_out_examples=len(snapshot.held_out),
-        feedback_records=collected.feedback_records,
+        feedback_records=feedback_records,
         dropped=dropped,
     )
-    summary.collected_at.FromDatetime(collected.at)
+    summary.collected_at.FromDatetime(at)
     return summary
 
 

@@ -16,6 +16,7 @@ from services.trainer.registry import ModelRegistry
 from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.run_store import RunStore
+from services.trainer.snapshot import read_snapshot
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
@@ -52,7 +53,15 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             status = self._status.now(None)
             if not status.due:
                 return operation_of(self._retrainer.skip(trigger, status.next_retrain_recommended, request.request_id))
-        run = await self._retrainer.start(trigger, validate_only=request.validate_only, request_id=request.request_id)
+        check_length("snapshot_id", request.snapshot_id, MAX_NAME_CHARS)
+        if request.snapshot_id:
+            read_snapshot(request.snapshot_id, self._registry.snapshots_folder)
+        run = await self._retrainer.start(
+            trigger,
+            validate_only=request.validate_only,
+            request_id=request.request_id,
+            snapshot_id=request.snapshot_id,
+        )
         return operation_of(run)
 
     async def WatchTrainingRun(

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         return self.data_dir / "feedback" / "feedback.jsonl"
 
     @property
+    def suspects_path(self) -> Path:
+        """Where training runs write what a person should look at."""
+        return self.data_dir / "review" / "suspects.jsonl"
+
+    @property
     def runs_dir(self) -> Path:
         """Where training runs are stored."""
         return self.data_dir / "runs"

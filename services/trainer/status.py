@@ -18,6 +18,9 @@ ERROR_TABLE: ErrorTable = {
     errors.ModelVersionNotFound: Row(
         StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", facts=lambda error: {"version": str(error.version)}
     ),
+    errors.SnapshotNotFound: Row(
+        StatusCode.NOT_FOUND, "SNAPSHOT_NOT_FOUND", facts=lambda error: {"snapshot_id": error.snapshot_id[:80]}
+    ),
     errors.NoChampion: Row(StatusCode.FAILED_PRECONDITION, "NO_CHAMPION"),
     errors.NoFormerChampion: Row(StatusCode.FAILED_PRECONDITION, "NO_FORMER_CHAMPION"),
     errors.VersionRefused: Row(

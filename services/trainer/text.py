@@ -7,6 +7,8 @@ give the same for any text. Its name goes into every manifest, so a change of be
 import hashlib
 import unicodedata
 
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
 NORMALIZER = "nfkc-lower-words-1"
 MAX_QUERY_CHARS = 10_000
 
@@ -43,6 +45,17 @@ def normalise(text: str) -> str:
 def digest_of_words(text: str) -> bytes:
     """Return the SHA-256 of a normalised text's set of words: the same whatever their order."""
     return hashlib.sha256(" ".join(sorted(set(text.split()))).encode()).digest()
+
+
+def digest_of_content(text: str) -> bytes:
+    """Return the SHA-256 of a normalised text's content words: the same for texts that say nearly the same.
+
+    Content words are those that are no English function words, without the plural's s, in any order. A text without
+    one is taken by all its words.
+    """
+    words = set(text.split())
+    content = {word.removesuffix("s") for word in words if word not in ENGLISH_STOP_WORDS}
+    return hashlib.sha256(" ".join(sorted(content or words)).encode()).digest()
 
 
 def problem_with(text: str) -> str:

@@ -201,14 +201,20 @@ def fold_of(text: str) -> int:
     return int.from_bytes(digest_of_words(text)[4:8], "big") % FOLDS
 
 
-def _data(examples: Sequence[Example], embeddings: Embedder | None) -> _Data:
+def label_columns(examples: Sequence[Example]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the labels that examples carry, sorted, and bool [n, n_labels], true where an example carries one."""
     labels = tuple(sorted({label for example in examples for label in example.labels}))
-    if len(labels) < 2:
-        raise StageFailed(f"the examples carry {len(labels)} different labels; at least 2 are needed")
     column = {label: index for index, label in enumerate(labels)}
     belongs = np.zeros((len(examples), len(labels)), dtype=bool)
     for row, example in enumerate(examples):
         belongs[row, [column[label] for label in example.labels]] = True
+    return labels, belongs
+
+
+def _data(examples: Sequence[Example], embeddings: Embedder | None) -> _Data:
+    labels, belongs = label_columns(examples)
+    if len(labels) < 2:
+        raise StageFailed(f"the examples carry {len(labels)} different labels; at least 2 are needed")
     texts = [normalise(example.text) for example in examples]
     components = None
     if embeddings is not None:

@@ -1,7 +1,7 @@
 import pytest
 
 from services.trainer.cleaning import clean
-from services.trainer.examples import FEEDBACK, Example
+from services.trainer.examples import FEEDBACK, REVIEW, Example
 
 LABELS = {"a", "b", "c"}
 
@@ -42,6 +42,14 @@ def test_query_with_three_different_answers_is_contradictory_and_not_learned() -
     cleaned = clean([], [said("hello", "a"), said("hello", "b"), said("hello", "c")], [], LABELS)
     assert cleaned.examples == ()
     assert cleaned.dropped["contradictory"] == 1
+
+
+def test_contradiction_goes_to_a_person_whose_review_settles_it() -> None:
+    said_of_it = [said("hello", "a"), said("hello", "b"), said("hello", "c")]
+    assert (said("hello", "c"),) == clean([], said_of_it, [], LABELS).contradictory
+    reviewed = Example("hello", ("b",), REVIEW)
+    settled = clean([], [*said_of_it, reviewed], [], LABELS)
+    assert ((reviewed,), ()) == (settled.examples, settled.contradictory)
 
 
 def test_person_may_change_their_mind_once() -> None:

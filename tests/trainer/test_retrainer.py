@@ -46,7 +46,7 @@ def retrainer(
         registry,
         Champion(registry, [target]),
         EventLog(folder / "queries.jsonl", folder / "retrain.log"),
-        lambda _run_id: small_plan(data, registry.folder.parent),
+        lambda _run_id, _snapshot_id: small_plan(data, registry.folder.parent),
         folder / "runs" / ".lock",
         rehearse,
     )

@@ -196,3 +196,45 @@ class FeedbackRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackRecord: _TypeAlias = FeedbackRecord  # noqa: Y015
+
+@_typing.final
+class SuspectRecord(_message.Message):
+    """A line of data/review/suspects.jsonl, which every training run replaces: an example that it left out, or learned with
+    doubt, and that a person should look at.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BELIEVED_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What the user said."""
+    reason: _builtins.str
+    """"suspected_noise": a model that has not seen it believes otherwise; "contradictory": people gave different labels."""
+    believed: _builtins.str
+    """The label the model believes in; empty for a contradiction."""
+    confidence: _builtins.float
+    """How much it does, in [0, 1]."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labels it was given."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        believed: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["believed", b"believed", "confidence", b"confidence", "labels", b"labels", "reason", b"reason", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspectRecord: _TypeAlias = SuspectRecord  # noqa: Y015

@@ -323,6 +323,7 @@ class RetrainRequest(_message.Message):
     TRIGGER_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     force: _builtins.bool
     """Run also when a scheduled run is not due. Skips no gate."""
     trigger: Global___Trigger.ValueType
@@ -331,6 +332,10 @@ class RetrainRequest(_message.Message):
     """Stop after the decision, promote nothing."""
     request_id: _builtins.str
     """Repeating a call with the same id returns the first call's operation; at most 128 characters, optional."""
+    snapshot_id: _builtins.str
+    """Learn from this dataset snapshot instead of collecting anew, as an earlier run did: the same snapshot, the same
+    model. NOT_FOUND if there is none. Optional.
+    """
     def __init__(
         self,
         *,
@@ -338,10 +343,11 @@ class RetrainRequest(_message.Message):
         trigger: Global___Trigger.ValueType = ...,
         validate_only: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        snapshot_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "request_id", b"request_id", "trigger", b"trigger", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "trigger", b"trigger", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

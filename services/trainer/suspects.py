@@ -1,0 +1,41 @@
+"""Examples that a training run wants a person to look at: a file of SuspectRecords, replaced as a whole by each run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from google.protobuf import json_format
+from moodfood.events.v1.events_pb2 import SuspectRecord
+
+from services.trainer.durable import read_lines, replace_file
+from services.trainer.examples import Example
+from services.trainer.label_noise import Suspicion
+from services.trainer.records import to_json
+
+NOISE, CONTRADICTORY = "suspected_noise", "contradictory"
+
+
+def write_suspects(path: Path, noise: Sequence[Suspicion], contradictory: Sequence[Example]) -> None:
+    """Replace what the run before suspected. Raises StorageFailed: the former file is still there."""
+    records = [
+        *(
+            SuspectRecord(
+                text=each.example.text,
+                labels=each.example.labels,
+                reason=NOISE,
+                believed=each.believed,
+                confidence=each.confidence,
+            )
+            for each in noise
+        ),
+        *(SuspectRecord(text=each.text, labels=each.labels, reason=CONTRADICTORY) for each in contradictory),
+    ]
+    replace_file(path, "".join(f"{to_json(record, indent=None)}\n" for record in records).encode())
+
+
+def read_suspects(path: Path) -> Iterator[SuspectRecord]:
+    """Yield every readable record; none if there is no file."""
+    for line in read_lines(path):
+        try:
+            yield json_format.Parse(line, SuspectRecord(), ignore_unknown_fields=True)
+        except json_format.ParseError:
+            continue
