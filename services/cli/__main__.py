@@ -14,7 +14,7 @@ import typer
 from moodfood.inference.v1 import inference_pb2
 from moodfood.trainer.v1 import trainer_pb2
 
-from services.cli import operating, runs
+from services.cli import labels, operating, runs
 from services.cli.output import (
     REFUSED,
     enum_word,
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(runs.app, name="runs")
+app.add_typer(labels.app, name="labels")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Models = Annotated[
@@ -251,7 +252,7 @@ def rollback(reason: Reason = "", as_json: Json = False) -> None:
 
 @app.command(name="import-examples")
 def import_examples(
-    files: Annotated[list[Path], typer.Argument(help="JSON lines of labelled examples.")], as_json: Json = False
+    files: Annotated[list[Path], typer.Argument(help="Labelled examples, .csv or JSON lines.")], as_json: Json = False
 ) -> None:
     """Give the running trainer labelled examples: all of them, or none when one is bad."""
     with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel, progress_bar() as progress:
@@ -263,7 +264,7 @@ def import_examples(
         print_facts({"imported": answer.imported})
     if answer.errors:
         first = answer.errors[0]
-        fail(f"example {first.line}: {first.field}: {first.description} ({len(answer.errors)} bad; none imported)")
+        fail(f"line {first.line}: {first.field}: {first.description} ({len(answer.errors)} bad; none imported)")
 
 
 def repeated(arguments: Sequence[str]) -> list[str]:

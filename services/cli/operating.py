@@ -8,12 +8,10 @@ from google.longrunning import operations_pb2
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
-from services.trainer.errors import BrokenData
-from services.trainer.examples import read_examples
-
 CALL_SECONDS = 10
 PROMOTION_SECONDS = 60
 IMPORT_SECONDS = 300
+PIECE_BYTES = 1024 * 1024
 
 Show = Callable[[trainer_pb2.TrainingRun], None]
 
@@ -74,20 +72,26 @@ def roll_back(channel: grpc.Channel, by: str, reason: str) -> trainer_pb2.Rollba
 def import_examples(
     channel: grpc.Channel, files: Sequence[Path], show: Callable[[float], None]
 ) -> trainer_pb2.ImportExamplesResponse:
-    """Send every example of some JSON-lines files; all are stored, or none.
+    """Send files of examples, each stored as a whole or not at all; stop at the first that is not.
 
     Raises:
-        BrokenData: a line is no example; nothing was sent.
+        OSError: a file cannot be read.
 
     """
-    examples, malformed = read_examples(files)
-    if malformed:
-        first = malformed[0]
-        raise BrokenData(f"{first.path}:{first.number}: {first.problem} ({len(malformed)} such lines; none imported)")
+    stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+    total = trainer_pb2.ImportExamplesResponse()
+    for number, path in enumerate(files, start=1):
+        answer = stub.ImportExamples(_pieces(path.read_bytes(), path.suffix), timeout=IMPORT_SECONDS)
+        total.imported += answer.imported
+        total.errors.extend(answer.errors)
+        show(100 * number / len(files))
+        if answer.errors:
+            break
+    return total
 
-    def requests() -> Iterator[trainer_pb2.ImportExamplesRequest]:
-        for number, example in enumerate(examples, start=1):
-            show(100 * number / len(examples))
-            yield trainer_pb2.ImportExamplesRequest(text=example.text, labels=example.labels)
 
-    return trainer_pb2_grpc.TrainerServiceStub(channel).ImportExamples(requests(), timeout=IMPORT_SECONDS)
+def _pieces(content: bytes, suffix: str) -> Iterator[trainer_pb2.ImportExamplesRequest]:
+    csv = suffix.lower() == ".csv"
+    file_format = trainer_pb2.EXAMPLES_FORMAT_CSV if csv else trainer_pb2.EXAMPLES_FORMAT_JSON_LINES
+    for start in range(0, len(content), PIECE_BYTES):
+        yield trainer_pb2.ImportExamplesRequest(data=content[start : start + PIECE_BYTES], format=file_format)

@@ -137,5 +137,12 @@ def history_entry(entry: Message) -> dict[str, Any]:
     return shown
 
 
+def review_item(item: trainer_pb2.ReviewItem) -> dict[str, Any]:
+    """Return one review item with a short name for its reason."""
+    shown = plain(item)
+    shown["reason"] = _short(shown["reason"], "REVIEW_REASON_")
+    return shown
+
+
 def _short(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower()

@@ -14,13 +14,18 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.static_files import create_static_files_router
 
-from services.gateway import health_routes, problems, query_routes, training_routes
+from services.gateway import health_routes, labelling_routes, problems, query_routes, training_routes
 from services.gateway.peers import Peers
 
 ROUTES = (
     query_routes.recommend,
     query_routes.classify,
     query_routes.feedback,
+    labelling_routes.review_items,
+    labelling_routes.resolve_review_item,
+    labelling_routes.import_examples,
+    labelling_routes.export_examples,
+    labelling_routes.delete_user_data,
     training_routes.retrain,
     training_routes.retrain_status,
     training_routes.training_runs,

@@ -79,7 +79,11 @@ async def feedback(data: JSONBody[schemas.FeedbackBody], peers: NamedDependency[
         raise InvalidBody("query_id", "send either query_id or text")
     response = await peers.trainer.SubmitFeedback(
         trainer_pb2.SubmitFeedbackRequest(
-            query_id=data.query_id or "", text=data.text or "", labels=data.labels, user_id=data.user_id
+            query_id=data.query_id or "",
+            text=data.text or "",
+            labels=data.labels,
+            user_id=data.user_id,
+            request_id=data.request_id,
         ),
         timeout=peers.training_seconds,
     )

@@ -58,6 +58,16 @@ class FeedbackBody(Struct):
     query_id: Annotated[str, Meta(max_length=200)] | None = None
     text: Text | None = None
     user_id: Annotated[str, Meta(max_length=128)] = ""
+    request_id: Annotated[str, Meta(max_length=128, description="the same id is stored once")] = ""
+
+
+class ReviewBody(Struct):
+    """What a review item means: exactly one of the first three."""
+
+    labels: Annotated[list[Label], Meta(max_length=10)] = msgspec.field(default_factory=list)
+    out_of_scope: Annotated[bool, Meta(description="no label fits")] = False
+    dismiss: Annotated[bool, Meta(description="show it no more, learn nothing")] = False
+    user_id: Annotated[str, Meta(max_length=128)] = ""
 
 
 class RetrainBody(Struct):
@@ -158,6 +168,14 @@ class FeedbackAnswer(Struct):
 
     status: str
     feedback_id: str
+
+
+class ImportAnswer(Struct):
+    """All examples of a file were stored, or none."""
+
+    status: Annotated[str, Meta(description="imported, or refused when a line is bad")]
+    imported: int
+    errors: Annotated[list[dict[str, Any]], Meta(description="line, field and description of the first 100 bad lines")]
 
 
 class RetrainAnswer(Struct):

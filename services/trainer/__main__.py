@@ -1,5 +1,6 @@
 """Starts the trainer: the only place that reads its environment and wires its objects."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +11,21 @@ from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from pydantic import ValidationError
 
 from services.trainer.champion import Champion
+from services.trainer.erasure import Erasure
 from services.trainer.errors import BrokenData, StorageFailed
 from services.trainer.event_log import EventLog
 from services.trainer.feedback import FeedbackStore
 from services.trainer.intake import Intake
+from services.trainer.labelling_servicer import Labelling
+from services.trainer.learned_words import LearnedWords
 from services.trainer.operations import OperationsServicer
 from services.trainer.plan import Plan
-from services.trainer.query_index import QueryIndex
+from services.trainer.query_history import QueryHistory
 from services.trainer.registry import ModelRegistry
 from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
 from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
+from services.trainer.review_queue import SUSPECTS_FILE, ReviewQueue
 from services.trainer.run_store import RunStore
 from services.trainer.servicer import SERVICE_NAME, TrainerServicer
 from services.trainer.settings import Settings
@@ -28,6 +33,8 @@ from services.trainer.status import ERROR_TABLE
 from services.trainer.taxonomy import load_taxonomy_labels
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+
+SECONDS_OF_A_DAY = 24 * 60 * 60
 
 _log = structlog.get_logger()
 
@@ -45,7 +52,7 @@ def plan_for(settings: Settings, run_id: str, snapshot_id: str) -> Plan:
         taxonomy_file=str(settings.taxonomy_path),
         feedback_file=str(settings.feedback_path),
         encoder_dir=str(settings.encoder_path),
-        suspects_file=str(settings.suspects_path),
+        suspects_file=str(settings.review_dir / SUSPECTS_FILE),
         snapshot_id=snapshot_id,
         run_id=run_id,
     )
@@ -68,6 +75,16 @@ def _if_there(path: Path) -> str:
     return str(path) if path.is_file() else ""
 
 
+async def delete_what_is_too_old(erasure: Erasure, days: int) -> None:
+    """Delete now and once a day what is older than it may be kept; never for 0 days."""
+    while days > 0:
+        try:
+            await asyncio.to_thread(erasure.forget_older_than, days)
+        except StorageFailed as error:
+            _log.error("cannot delete what is too old", problem=str(error))
+        await asyncio.sleep(SECONDS_OF_A_DAY)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
     registry = ModelRegistry(settings.models_dir, settings.model, settings.keep_versions)
@@ -83,16 +100,21 @@ async def serve(settings: Settings) -> None:
         settings.runs_dir / ".lock",
         partial(rehearse, rehearsal_stage(settings)),
     )
-    intake = Intake(feedback, QueryIndex(settings.query_log_path), load_taxonomy_labels(settings.taxonomy_path).names)
+    history = QueryHistory(settings.query_log_path)
+    queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(registry).now)
+    intake = Intake(feedback, history, queue, load_taxonomy_labels(settings.taxonomy_path).names)
+    erasure = Erasure(feedback, settings.query_log_path, registry.snapshots_folder, history)
     status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days)
 
     server = build_server(ERROR_TABLE)
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(
-        TrainerServicer(retrainer, store, registry, champion, intake, status), server
+        TrainerServicer(retrainer, store, registry, champion, status, Labelling(intake, feedback, queue, erasure)),
+        server,
     )
     operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
     await retrainer.recover()
+    keeping = asyncio.create_task(delete_what_is_too_old(erasure, settings.retention_days))
     stop = await start(server, [SERVICE_NAME, "google.longrunning.Operations"])
     _log.info("trainer serving", address=f"{settings.host}:{port}")
     if registry.champion() is None:
@@ -101,6 +123,7 @@ async def serve(settings: Settings) -> None:
 
     signal_name = await until_signal()
     _log.info("trainer stopping", signal=signal_name)
+    keeping.cancel()
     await retrainer.close()
     await stop()
 

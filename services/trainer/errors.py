@@ -2,6 +2,7 @@
 
 TrainerError
 ├── InvalidRequest           a field of the request cannot be used
+├── ReviewItemNotFound       no such review item, or it was decided
 ├── UnknownQuery             feedback refers to an answer that the query log does not hold
 ├── TrainingRunNotFound      no such run
 ├── ModelVersionNotFound     the registry has no such version
@@ -50,6 +51,14 @@ class InvalidRequest(TrainerError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class ReviewItemNotFound(TrainerError):
+    """No such review item, or it was decided."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"no review item {item_id[:80]!r} waits; list the items to see which do")
+        self.item_id = item_id
 
 
 class UnknownQuery(TrainerError):

@@ -1,42 +1,39 @@
 """Takes in what people say a query means: checks it, finds the text of a corrected answer, stores it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import count
 
 from services.trainer.errors import InvalidRequest, UnknownQuery
+from services.trainer.example_files import BadLine, Format, read_file
+from services.trainer.examples import IMPORT, REVIEW, Example
 from services.trainer.feedback import Feedback, FeedbackStore
-from services.trainer.query_index import QueryIndex
+from services.trainer.query_history import QueryHistory
+from services.trainer.review import item_id
+from services.trainer.review_queue import ReviewQueue
 from services.trainer.text import problem_with
 
 MAX_LABELS = 10
-MAX_USER_ID_CHARS = 128
+MAX_NAME_CHARS = 128
 MAX_ERRORS = 100
 MAX_IMPORTED = 100_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
 LOG_DELAY_ATTEMPTS = 15
 LOG_DELAY_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class LineError:
-    """A bad example of an import: position from 1, field at fault, what is wrong."""
-
-    line: int
-    field: str
-    problem: str
 
 
 class Intake:
     """Stores feedback. Files are read and written in threads, one at a time."""
 
-    def __init__(self, store: FeedbackStore, index: QueryIndex, labels: Sequence[str]) -> None:
+    def __init__(self, store: FeedbackStore, history: QueryHistory, queue: ReviewQueue, labels: Sequence[str]) -> None:
         self._store = store
-        self._index = index
+        self._history = history
+        self._queue = queue
         self._labels = frozenset(labels)
         self._one_at_a_time = asyncio.Lock()
 
-    async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str) -> str:
-        """Store one statement and return its id.
+    async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
+        """Store one statement and return its id; a request id that is known stores nothing.
 
         Raises:
             InvalidRequest: names the field.
@@ -46,18 +43,15 @@ class Intake:
         """
         if bool(query_id) == bool(text):
             raise InvalidRequest("text" if text else "query_id", "send either query_id or text, not both or none")
-        if len(user_id) > MAX_USER_ID_CHARS:
-            raise InvalidRequest("user_id", f"is longer than {MAX_USER_ID_CHARS} characters")
+        check_name("user_id", user_id)
+        check_name("request_id", request_id)
         self._check_labels(labels)
         said = await self._text_of(query_id) if query_id else text
         if problem := problem_with(said):
             raise InvalidRequest("text", problem)
-        feedback = Feedback(said, tuple(labels), query_id, user_id)
-        async with self._one_at_a_time:
-            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
-        return feedback_id
+        return await self._keep(Feedback(said, tuple(labels), query_id, user_id, request_id=request_id))
 
-    async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[LineError]]:
+    async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[BadLine]]:
         """Store every example, or none when one is bad; return how many were stored and the first bad ones.
 
         Raises:
@@ -65,31 +59,72 @@ class Intake:
             StorageFailed: none was stored.
 
         """
-        accepted: list[Feedback] = []
-        errors: list[LineError] = []
-        line = 0
+        rows: list[tuple[int, Example]] = []
+        numbers = count(1)
         async for text, labels in examples:
-            line += 1
-            if line > MAX_IMPORTED:
-                raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")
-            error = self._line_error(line, text, labels)
-            if error is None:
-                accepted.append(Feedback(text, tuple(labels), source="import"))
-            elif len(errors) < MAX_ERRORS:
+            rows.append((next(numbers), Example(text, tuple(labels))))
+            _check_count(len(rows))
+        return await self._keep_all(rows)
+
+    async def add_file(self, content: bytes, file_format: Format) -> tuple[int, list[BadLine]]:
+        """Do what `add_all` does for a file."""
+        rows = await asyncio.to_thread(lambda: list(read_file(content, file_format)))
+        _check_count(len(rows))
+        return await self._keep_all(rows)
+
+    async def resolve(
+        self, item: str, labels: Sequence[str], *, out_of_scope: bool, dismiss: bool, user_id: str
+    ) -> str:
+        """Decide a review item; return the id of the statement that was stored, empty for a dismissed item.
+
+        Raises:
+            InvalidRequest: names the field.
+            ReviewItemNotFound: it does not wait.
+            StorageFailed: it still waits.
+
+        """
+        if [bool(labels), out_of_scope, dismiss].count(True) != 1:
+            raise InvalidRequest("labels", "send exactly one of labels, out_of_scope and dismiss")
+        check_name("user_id", user_id)
+        if labels:
+            self._check_labels(labels)
+        async with self._one_at_a_time:
+            waiting = await asyncio.to_thread(self._queue.item, item)
+        feedback_id = ""
+        if not dismiss:
+            decided = Feedback(waiting.text, tuple(labels), waiting.query_id, user_id, REVIEW)
+            feedback_id = await self._keep(decided)
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._queue.close, item_id(waiting.text))
+        return feedback_id
+
+    async def _keep(self, feedback: Feedback) -> str:
+        async with self._one_at_a_time:
+            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
+        return feedback_id
+
+    async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
+        accepted: list[Feedback] = []
+        errors: list[BadLine] = []
+        for row in rows:
+            error = row if isinstance(row, BadLine) else self._problem(*row)
+            if error is not None:
                 errors.append(error)
+            elif not isinstance(row, BadLine):
+                accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
         if errors or not accepted:
-            return 0, errors
+            return 0, errors[:MAX_ERRORS]
         async with self._one_at_a_time:
             await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
 
-    def _line_error(self, line: int, text: str, labels: Sequence[str]) -> LineError | None:
-        if problem := problem_with(text):
-            return LineError(line, "text", problem)
+    def _problem(self, line: int, example: Example) -> BadLine | None:
+        if problem := problem_with(example.text):
+            return BadLine(line, "text", problem)
         try:
-            self._check_labels(labels)
+            self._check_labels(example.labels)
         except InvalidRequest as error:
-            return LineError(line, error.field, error.problem)
+            return BadLine(line, error.field, error.problem)
         return None
 
     def _check_labels(self, labels: Sequence[str]) -> None:
@@ -107,7 +142,18 @@ class Intake:
             if attempt:
                 await asyncio.sleep(LOG_DELAY_SECONDS)
             async with self._one_at_a_time:
-                text = await asyncio.to_thread(self._index.text_of, query_id)
+                text = await asyncio.to_thread(self._history.text_of, query_id)
             if text is not None:
                 return text
         raise UnknownQuery(query_id[:80])
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise InvalidRequest when a name is too long."""
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidRequest(field, f"is longer than {MAX_NAME_CHARS} characters")
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_IMPORTED:
+        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")

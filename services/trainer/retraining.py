@@ -158,6 +158,7 @@ def _collect(plan: Plan) -> _Collected:
         feedback=[
             Example(record.text, tuple(record.labels), record.source if record.source in FROM_PEOPLE else FEEDBACK)
             for record in records
+            if not record.deleted
         ],
         held_out=held_out,
         golden=golden,

@@ -38,7 +38,7 @@ class RetrainingStatus:
         manifest = self._champion_manifest()
         records = self._feedback.records()
         seen = manifest.snapshot.feedback_records if manifest else 0
-        samples = len({normalise(record.text) for record in records[seen:]})
+        samples = len({normalise(record.text) for record in records[seen:] if not record.deleted})
         data_age = days_since(manifest.snapshot.collected_at) if manifest else 0
         advice = advise(
             has_champion=manifest is not None,

@@ -6,11 +6,10 @@ from typing import Any
 from google.longrunning import operations_pb2
 from moodfood.registry.v1 import manifest_pb2 as registry_pb
 from moodfood.trainer.v1 import trainer_pb2 as pb
-from moodfood.trainer.v1 import trainer_pb2_grpc
 
 from services.trainer.champion import Champion, Change
 from services.trainer.errors import InvalidRequest, ModelVersionNotFound, NoChampion, TrainingRunNotFound
-from services.trainer.intake import Intake
+from services.trainer.labelling_servicer import Labelling, LabellingServicer
 from services.trainer.operations import operation_of, page_size
 from services.trainer.registry import ModelRegistry
 from services.trainer.retrainer import Retrainer
@@ -24,8 +23,8 @@ MAX_NAME_CHARS = 128
 MAX_REASON_CHARS = 1000
 
 
-class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """`moodfood.trainer.v1.TrainerService`."""
+class TrainerServicer(LabellingServicer):
+    """`moodfood.trainer.v1.TrainerService`: runs, versions and promotions here, labels in its base."""
 
     def __init__(
         self,
@@ -33,14 +32,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         store: RunStore,
         registry: ModelRegistry,
         champion: Champion,
-        intake: Intake,
         status: RetrainingStatus,
+        labelling: Labelling,
     ) -> None:
+        super().__init__(labelling)
         self._retrainer = retrainer
         self._store = store
         self._registry = registry
         self._champion = champion
-        self._intake = intake
         self._status = status
 
     async def Retrain(self, request: pb.RetrainRequest, context: Any) -> operations_pb2.Operation:
@@ -74,22 +73,6 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def GetRetrainStatus(self, request: pb.GetRetrainStatusRequest, context: Any) -> pb.GetRetrainStatusResponse:
         """Say whether retraining is due."""
         return self._status.now(self._retrainer.running)
-
-    async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Any) -> pb.SubmitFeedbackResponse:
-        """Store what a query means."""
-        feedback_id = await self._intake.add(request.query_id, request.text, request.labels, request.user_id)
-        return pb.SubmitFeedbackResponse(feedback_id=feedback_id)
-
-    async def ImportExamples(
-        self, request_iterator: AsyncIterator[pb.ImportExamplesRequest], context: Any
-    ) -> pb.ImportExamplesResponse:
-        """Store many examples or none."""
-        examples = ((request.text, request.labels) async for request in request_iterator)
-        imported, errors = await self._intake.add_all(examples)
-        return pb.ImportExamplesResponse(
-            imported=imported,
-            errors=[pb.ImportError(line=each.line, field=each.field, description=each.problem) for each in errors],
-        )
 
     async def ListTrainingRuns(self, request: pb.ListTrainingRunsRequest, context: Any) -> pb.ListTrainingRunsResponse:
         """List runs."""

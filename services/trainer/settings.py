@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     rehearsal_memory_mib: int = Field(default=1024, ge=64)
     retrain_samples: int = 50
     retrain_days: int = 30
+    retention_days: int = Field(default=0, ge=0)
     log_level: str = "INFO"
 
     @property
@@ -62,9 +63,9 @@ class Settings(BaseSettings):
         return self.data_dir / "feedback" / "feedback.jsonl"
 
     @property
-    def suspects_path(self) -> Path:
-        """Where training runs write what a person should look at."""
-        return self.data_dir / "review" / "suspects.jsonl"
+    def review_dir(self) -> Path:
+        """Where the review queue keeps what is suspected and what was decided."""
+        return self.data_dir / "review"
 
     @property
     def runs_dir(self) -> Path:

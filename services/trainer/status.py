@@ -11,6 +11,9 @@ ERROR_TABLE: ErrorTable = {
         "INVALID_REQUEST",
         violations=lambda error: {error.field: error.problem},
     ),
+    errors.ReviewItemNotFound: Row(
+        StatusCode.NOT_FOUND, "REVIEW_ITEM_NOT_FOUND", facts=lambda error: {"item_id": error.item_id[:80]}
+    ),
     errors.UnknownQuery: Row(StatusCode.NOT_FOUND, "UNKNOWN_QUERY", facts=lambda error: {"query_id": error.query_id}),
     errors.TrainingRunNotFound: Row(
         StatusCode.NOT_FOUND, "TRAINING_RUN_NOT_FOUND", facts=lambda error: {"run_id": error.run_id}

@@ -53,9 +53,12 @@ def digest_of_content(text: str) -> bytes:
     Content words are those that are no English function words, without the plural's s, in any order. A text without
     one is taken by all its words.
     """
-    words = set(text.split())
-    content = {word.removesuffix("s") for word in words if word not in ENGLISH_STOP_WORDS}
-    return hashlib.sha256(" ".join(sorted(content or words)).encode()).digest()
+    return hashlib.sha256(" ".join(sorted(content_words(text) or set(text.split()))).encode()).digest()
+
+
+def content_words(text: str) -> set[str]:
+    """Return the words of a normalised text that are no English function words, without the plural's s."""
+    return {word.removesuffix("s") for word in text.split() if word not in ENGLISH_STOP_WORDS}
 
 
 def problem_with(text: str) -> str:

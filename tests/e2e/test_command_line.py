@@ -72,7 +72,7 @@ def test_challenger_that_is_worse_exits_with_2_and_changes_nothing(small_data: P
     [
         (["train", "--examples", "nowhere.jsonl", "--models", "{tmp}"], "there is no file nowhere.jsonl"),
         (["evaluate", "--examples", "README.md", "--models", "{tmp}"], "no champion"),
-        (["import-examples", "pyproject.toml"], "is not JSON"),
+        (["import-examples", "nowhere.csv"], "No such file"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:

@@ -4,17 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.errors import InvalidRequest, UnknownQuery
+from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQuery
+from services.trainer.example_files import Format
 from services.trainer.feedback import FeedbackStore
 from services.trainer.intake import Intake
-from services.trainer.query_index import QueryIndex
+from services.trainer.query_history import QueryHistory
+from services.trainer.review import item_id
+from services.trainer.review_queue import ReviewQueue
 
 pytestmark = pytest.mark.anyio
 
 
 def intake(folder: Path) -> tuple[Intake, FeedbackStore]:
     store = FeedbackStore(folder / "feedback.jsonl")
-    return Intake(store, QueryIndex(folder / "queries.jsonl"), ["a", "b"]), store
+    history = QueryHistory(folder / "queries.jsonl")
+    queue = ReviewQueue(folder / "review", history, store, lambda: ())
+    return Intake(store, history, queue, ["a", "b"]), store
 
 
 def log_query(folder: Path, query_id: str, text: str) -> None:
@@ -81,8 +86,54 @@ async def test_import_stores_all_or_nothing_and_names_each_bad_line(tmp_path: Pa
     assert [record.source for record in store.records()] == ["import", "import"]
 
 
+async def test_same_request_is_stored_once(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    first = await subject.add("", "rainy day", ["a"], "", "order-17")
+    assert first == await subject.add("", "rainy day", ["a"], "", "order-17")
+    assert first != await subject.add("", "rainy day", ["a"], "", "order-18")
+    assert len(store.records()) == 2
+    assert first == await intake(tmp_path)[0].add("", "rainy day", ["b"], "", "order-17")
+
+
+async def test_file_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    imported, errors = await subject.add_file(b"text,labels\nok,a\nbad,nope\n", Format.CSV)
+    assert ((imported, [(e.line, e.field) for e in errors]), store.records()) == ((0, [(3, "labels[0]")]), [])
+    assert await subject.add_file(b'text,labels\n"well, ok",a|b\n', Format.CSV) == (1, [])
+    assert [(record.text, list(record.labels)) for record in store.records()] == [("well, ok", ["a", "b"])]
+
+
+async def test_reviewed_query_is_learned_and_never_shown_again(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    log_query(tmp_path, "q1", "rainy day")
+    waiting = item_id("rainy day")
+    await subject.resolve(waiting, ["b"], out_of_scope=False, dismiss=False, user_id="anna")
+    (record,) = store.records()
+    assert (
+        record.text, list(record.labels), record.source, record.query_id, record.user_id
+    ) == ("rainy day", ["b"], "review", "q1", "anna")  # fmt: skip
+    with pytest.raises(ReviewItemNotFound):
+        await subject.resolve(waiting, ["b"], out_of_scope=False, dismiss=False, user_id="anna")
+
+
+async def test_dismissed_query_teaches_nothing_and_one_out_of_scope_does(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    log_query(tmp_path, "q1", "rainy day")
+    log_query(tmp_path, "q2", "capital of france")
+    assert await subject.resolve(item_id("rainy day"), [], out_of_scope=False, dismiss=True, user_id="") == ""
+    assert await subject.resolve(item_id("capital of france"), [], out_of_scope=True, dismiss=False, user_id="")
+    assert [(record.text, list(record.labels)) for record in store.records()] == [("capital of france", [])]
+
+
+@pytest.mark.parametrize(("labels", "out_of_scope", "dismiss"), [([], False, False), (["a"], True, False)])
+async def test_review_is_one_decision(tmp_path: Path, labels: list[str], out_of_scope: bool, dismiss: bool) -> None:
+    subject, _ = intake(tmp_path)
+    with pytest.raises(InvalidRequest, match="exactly one"):
+        await subject.resolve("x", labels, out_of_scope=out_of_scope, dismiss=dismiss, user_id="")
+
+
 async def test_index_follows_the_log_across_a_rotation(tmp_path: Path) -> None:
-    index, log = QueryIndex(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
+    index, log = QueryHistory(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
     log_query(tmp_path, "q1", "one")
     assert index.text_of("q1") == "one"
     log_query(tmp_path, "q2", "two")
@@ -92,7 +143,7 @@ async def test_index_follows_the_log_across_a_rotation(tmp_path: Path) -> None:
 
 
 async def test_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
-    index, log = QueryIndex(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
+    index, log = QueryHistory(tmp_path / "queries.jsonl"), tmp_path / "queries.jsonl"
     line = json.dumps({"event": "query", "query_id": "q1", "text": "one"})
     log.write_text(line[:20])
     assert index.text_of("q1") is None

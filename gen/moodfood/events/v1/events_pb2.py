@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoodfood/events/v1/events.proto\x12\x12moodfood.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x01\n\x0bQueryRecord\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x10\n\x08query_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x04 \x01(\t\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.moodfood.events.v1.RankedLabel\x12\r\n\x05stage\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x05\x12\x16\n\x0elatency_micros\x18\x08 \x01(\x05\"0\n\x0bRankedLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"\xa6\x01\n\x0fRetrainingEvent\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trigger\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x14\n\x0ctraining_run\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x9e\x01\n\x0e\x46\x65\x65\x64\x62\x61\x63kRecord\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x10\n\x08query_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"c\n\rSuspectRecord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x62\x65lieved\x18\x04 \x01(\t\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoodfood/events/v1/events.proto\x12\x12moodfood.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x02\n\x0bQueryRecord\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x10\n\x08query_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x04 \x01(\t\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.moodfood.events.v1.RankedLabel\x12\r\n\x05stage\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x05\x12\x16\n\x0elatency_micros\x18\x08 \x01(\x05\x12\x15\n\rexperiment_id\x18\t \x01(\t\x12\x0b\n\x03\x61rm\x18\n \x01(\t\x12\x30\n\x06shadow\x18\x0b \x01(\x0b\x32 .moodfood.events.v1.ShadowAnswer\"o\n\x0cShadowAnswer\x12\x15\n\rmodel_version\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x16\n\x0elatency_micros\x18\x04 \x01(\x05\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"0\n\x0bRankedLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"\xa6\x01\n\x0fRetrainingEvent\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trigger\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x14\n\x0ctraining_run\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xc3\x01\n\x0e\x46\x65\x65\x64\x62\x61\x63kRecord\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x10\n\x08query_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\t \x01(\x08\"K\n\x10ReviewResolution\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\rSuspectRecord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x62\x65lieved\x18\x04 \x01(\t\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moodfood.events.v1.events_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUERYRECORD']._serialized_start=89
-  _globals['_QUERYRECORD']._serialized_end=300
-  _globals['_RANKEDLABEL']._serialized_start=302
-  _globals['_RANKEDLABEL']._serialized_end=350
-  _globals['_RETRAININGEVENT']._serialized_start=353
-  _globals['_RETRAININGEVENT']._serialized_end=519
-  _globals['_FEEDBACKRECORD']._serialized_start=522
-  _globals['_FEEDBACKRECORD']._serialized_end=680
-  _globals['_SUSPECTRECORD']._serialized_start=682
-  _globals['_SUSPECTRECORD']._serialized_end=781
+  _globals['_QUERYRECORD']._serialized_end=386
+  _globals['_SHADOWANSWER']._serialized_start=388
+  _globals['_SHADOWANSWER']._serialized_end=499
+  _globals['_RANKEDLABEL']._serialized_start=501
+  _globals['_RANKEDLABEL']._serialized_end=549
+  _globals['_RETRAININGEVENT']._serialized_start=552
+  _globals['_RETRAININGEVENT']._serialized_end=718
+  _globals['_FEEDBACKRECORD']._serialized_start=721
+  _globals['_FEEDBACKRECORD']._serialized_end=916
+  _globals['_REVIEWRESOLUTION']._serialized_start=918
+  _globals['_REVIEWRESOLUTION']._serialized_end=993
+  _globals['_SUSPECTRECORD']._serialized_start=995
+  _globals['_SUSPECTRECORD']._serialized_end=1094
 # @@protoc_insertion_point(module_scope)

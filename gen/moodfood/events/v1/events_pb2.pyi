@@ -33,6 +33,9 @@ class QueryRecord(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     LATENCY_MICROS_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     event: _builtins.str
     """Always "query"."""
     query_id: _builtins.str
@@ -45,6 +48,10 @@ class QueryRecord(_message.Message):
     """Version in service; 0 if none was."""
     latency_micros: _builtins.int
     """Time inside the service, in microseconds."""
+    experiment_id: _builtins.str
+    """The experiment that was going on; empty if none was."""
+    arm: _builtins.str
+    """Which side of a canary answered: "champion" or "challenger"; empty without one."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When it was answered."""
@@ -52,6 +59,10 @@ class QueryRecord(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedLabel]:
         """Ranked labels, best first."""
+
+    @_builtins.property
+    def shadow(self) -> Global___ShadowAnswer:
+        """What the challenger of a shadow experiment would have said; unset without one."""
 
     def __init__(
         self,
@@ -64,14 +75,55 @@ class QueryRecord(_message.Message):
         stage: _builtins.str = ...,
         model_version: _builtins.int = ...,
         latency_micros: _builtins.int = ...,
+        experiment_id: _builtins.str = ...,
+        arm: _builtins.str = ...,
+        shadow: Global___ShadowAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "labels", b"labels", "latency_micros", b"latency_micros", "model_version", b"model_version", "query_id", b"query_id", "stage", b"stage", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "at", b"at", "event", b"event", "experiment_id", b"experiment_id", "labels", b"labels", "latency_micros", b"latency_micros", "model_version", b"model_version", "query_id", b"query_id", "shadow", b"shadow", "stage", b"stage", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryRecord: _TypeAlias = QueryRecord  # noqa: Y015
+
+@_typing.final
+class ShadowAnswer(_message.Message):
+    """The answer of a challenger that nobody was given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LATENCY_MICROS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.int
+    """Its version."""
+    label: _builtins.str
+    """Its best label."""
+    confidence: _builtins.float
+    """Probability of that label, in [0, 1]."""
+    latency_micros: _builtins.int
+    """Time it took, in microseconds."""
+    error: _builtins.str
+    """Why it failed; empty if it answered."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.int = ...,
+        label: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+        latency_micros: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "error", b"error", "label", b"label", "latency_micros", b"latency_micros", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowAnswer: _TypeAlias = ShadowAnswer  # noqa: Y015
 
 @_typing.final
 class RankedLabel(_message.Message):
@@ -160,6 +212,8 @@ class FeedbackRecord(_message.Message):
     QUERY_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     feedback_id: _builtins.str
     """Identifies the record."""
     text: _builtins.str
@@ -169,7 +223,11 @@ class FeedbackRecord(_message.Message):
     user_id: _builtins.str
     """Who said so; may be empty."""
     source: _builtins.str
-    """How it came in: "feedback" or "import"."""
+    """How it came in: "feedback", "import" or "review"."""
+    request_id: _builtins.str
+    """The caller's key; a second statement with it is not stored. May be empty."""
+    deleted: _builtins.bool
+    """True when it was deleted on request or for its age: everything but id and time is gone, and it teaches nothing."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When the trainer accepted it."""
@@ -188,14 +246,44 @@ class FeedbackRecord(_message.Message):
         query_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         source: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "feedback_id", b"feedback_id", "labels", b"labels", "query_id", b"query_id", "source", b"source", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "deleted", b"deleted", "feedback_id", b"feedback_id", "labels", b"labels", "query_id", b"query_id", "request_id", b"request_id", "source", b"source", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackRecord: _TypeAlias = FeedbackRecord  # noqa: Y015
+
+@_typing.final
+class ReviewResolution(_message.Message):
+    """A line of data/review/resolved.jsonl: somebody decided a review item, which is never shown again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item: a hash of its text."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "item_id", b"item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewResolution: _TypeAlias = ReviewResolution  # noqa: Y015
 
 @_typing.final
 class SuspectRecord(_message.Message):

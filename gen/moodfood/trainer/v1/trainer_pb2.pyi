@@ -153,6 +153,62 @@ RUN_STAGE_REHEARSE: RunStage.ValueType  # 11
 """Serves the version in an inference process of its own, before any replica does."""
 Global___RunStage: _TypeAlias = RunStage  # noqa: Y015
 
+class _ExamplesFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExamplesFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExamplesFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXAMPLES_FORMAT_UNSPECIFIED: _ExamplesFormat.ValueType  # 0
+    """Means EXAMPLES_FORMAT_JSON_LINES."""
+    EXAMPLES_FORMAT_JSON_LINES: _ExamplesFormat.ValueType  # 1
+    """One object {"text": "...", "labels": ["..."]} in each line; other fields are ignored."""
+    EXAMPLES_FORMAT_CSV: _ExamplesFormat.ValueType  # 2
+    """A header with the columns text and labels, labels separated by "|"; other columns are ignored."""
+
+class ExamplesFormat(_ExamplesFormat, metaclass=_ExamplesFormatEnumTypeWrapper):
+    """A file format for examples."""
+
+EXAMPLES_FORMAT_UNSPECIFIED: ExamplesFormat.ValueType  # 0
+"""Means EXAMPLES_FORMAT_JSON_LINES."""
+EXAMPLES_FORMAT_JSON_LINES: ExamplesFormat.ValueType  # 1
+"""One object {"text": "...", "labels": ["..."]} in each line; other fields are ignored."""
+EXAMPLES_FORMAT_CSV: ExamplesFormat.ValueType  # 2
+"""A header with the columns text and labels, labels separated by "|"; other columns are ignored."""
+Global___ExamplesFormat: _TypeAlias = ExamplesFormat  # noqa: Y015
+
+class _ReviewReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVIEW_REASON_UNSPECIFIED: _ReviewReason.ValueType  # 0
+    """In a request: every reason."""
+    REVIEW_REASON_UNCERTAIN: _ReviewReason.ValueType  # 1
+    """The model was not sure of its answer, or had none."""
+    REVIEW_REASON_DISAGREEING: _ReviewReason.ValueType  # 2
+    """Champion and challenger of an experiment answered differently, or people gave contradictory labels."""
+    REVIEW_REASON_DRIFTING: _ReviewReason.ValueType  # 3
+    """Half of its words or more are in no example that the champion learned."""
+    REVIEW_REASON_SUSPECTED_NOISE: _ReviewReason.ValueType  # 4
+    """A training run left the example out, because a model that has not seen it believes in another label."""
+
+class ReviewReason(_ReviewReason, metaclass=_ReviewReasonEnumTypeWrapper):
+    """Why a person should look at a query."""
+
+REVIEW_REASON_UNSPECIFIED: ReviewReason.ValueType  # 0
+"""In a request: every reason."""
+REVIEW_REASON_UNCERTAIN: ReviewReason.ValueType  # 1
+"""The model was not sure of its answer, or had none."""
+REVIEW_REASON_DISAGREEING: ReviewReason.ValueType  # 2
+"""Champion and challenger of an experiment answered differently, or people gave contradictory labels."""
+REVIEW_REASON_DRIFTING: ReviewReason.ValueType  # 3
+"""Half of its words or more are in no example that the champion learned."""
+REVIEW_REASON_SUSPECTED_NOISE: ReviewReason.ValueType  # 4
+"""A training run left the example out, because a model that has not seen it believes in another label."""
+Global___ReviewReason: _TypeAlias = ReviewReason  # noqa: Y015
+
 class _VersionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -574,12 +630,17 @@ class SubmitFeedbackRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The answer being corrected."""
     text: _builtins.str
     """The query itself: 1 to 10,000 characters."""
     user_id: _builtins.str
     """Who says so; at most 128 characters, optional."""
+    request_id: _builtins.str
+    """Repeating a call with the same id stores nothing and returns the first call's feedback_id; at most 128 characters,
+    optional.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it means: 1 to 10 labels of the taxonomy, without repetition."""
@@ -591,10 +652,11 @@ class SubmitFeedbackRequest(_message.Message):
         text: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "query_id", b"query_id", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "query_id", b"query_id", "request_id", b"request_id", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -624,14 +686,20 @@ Global___SubmitFeedbackResponse: _TypeAlias = SubmitFeedbackResponse  # noqa: Y0
 
 @_typing.final
 class ImportExamplesRequest(_message.Message):
-    """One labelled example of an import."""
+    """One labelled example of an import, or the next piece of a file of them; a stream holds one kind only."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """As in SubmitFeedbackRequest."""
+    data: _builtins.bytes
+    """A piece of a file in UTF-8, cut anywhere."""
+    format: Global___ExamplesFormat.ValueType
+    """Format of the file; what the first message says counts."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in SubmitFeedbackRequest."""
@@ -641,10 +709,12 @@ class ImportExamplesRequest(_message.Message):
         *,
         text: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        data: _builtins.bytes = ...,
+        format: Global___ExamplesFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "format", b"format", "labels", b"labels", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,9 +758,9 @@ class ImportError(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     line: _builtins.int
-    """Position in the stream, from 1."""
+    """Position in the stream, or line of the file, from 1."""
     field: _builtins.str
-    """The field at fault: "text" or "labels"."""
+    """The field at fault: "text" or "labels", or "line" when it is no example at all."""
     description: _builtins.str
     """What is wrong and what to do."""
     def __init__(
@@ -707,6 +777,272 @@ class ImportError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportError: _TypeAlias = ImportError  # noqa: Y015
+
+@_typing.final
+class ExportExamplesRequest(_message.Message):
+    """Asks for the examples that people gave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    format: Global___ExamplesFormat.ValueType
+    """As which file."""
+    def __init__(
+        self,
+        *,
+        format: Global___ExamplesFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportExamplesRequest: _TypeAlias = ExportExamplesRequest  # noqa: Y015
+
+@_typing.final
+class ExportExamplesResponse(_message.Message):
+    """The next piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Whole lines in UTF-8."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportExamplesResponse: _TypeAlias = ExportExamplesResponse  # noqa: Y015
+
+@_typing.final
+class ReviewItem(_message.Message):
+    """One query that a person should look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BELIEVED_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """Identifies it."""
+    text: _builtins.str
+    """What the user said."""
+    reason: Global___ReviewReason.ValueType
+    """Why."""
+    score: _builtins.float
+    """How much its label would teach, in [0, 1]."""
+    believed: _builtins.str
+    """The label the model believes in; empty if it has none."""
+    confidence: _builtins.float
+    """How much it does, in [0, 1]."""
+    query_id: _builtins.str
+    """The answer it is about; empty for an example."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labels it has been given; empty for a query that has none."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        reason: Global___ReviewReason.ValueType = ...,
+        score: _builtins.float = ...,
+        believed: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        query_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["believed", b"believed", "confidence", b"confidence", "item_id", b"item_id", "labels", b"labels", "query_id", b"query_id", "reason", b"reason", "score", b"score", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewItem: _TypeAlias = ReviewItem  # noqa: Y015
+
+@_typing.final
+class ListReviewItemsRequest(_message.Message):
+    """Asks for review items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many: 1 to 200. 0 means 20."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___ReviewReason.ValueType]:
+        """Only these reasons."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        reasons: _abc.Iterable[Global___ReviewReason.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewItemsRequest: _TypeAlias = ListReviewItemsRequest  # noqa: Y015
+
+@_typing.final
+class ListReviewItemsResponse(_message.Message):
+    """Review items, most useful first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.int
+    """How many queries wait, those not listed included."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewItem]:
+        """The items."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ReviewItem] | None = ...,
+        waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewItemsResponse: _TypeAlias = ListReviewItemsResponse  # noqa: Y015
+
+@_typing.final
+class ResolveReviewItemRequest(_message.Message):
+    """Decides a review item. Exactly one of labels, out_of_scope and dismiss must be set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    OUT_OF_SCOPE_FIELD_NUMBER: _builtins.int
+    DISMISS_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item."""
+    out_of_scope: _builtins.bool
+    """No label of the taxonomy fits; the next run learns that too."""
+    dismiss: _builtins.bool
+    """Show it no more and learn nothing."""
+    user_id: _builtins.str
+    """Who says so; at most 128 characters, optional."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it means: as in SubmitFeedbackRequest."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        out_of_scope: _builtins.bool = ...,
+        dismiss: _builtins.bool = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismiss", b"dismiss", "item_id", b"item_id", "labels", b"labels", "out_of_scope", b"out_of_scope", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveReviewItemRequest: _TypeAlias = ResolveReviewItemRequest  # noqa: Y015
+
+@_typing.final
+class ResolveReviewItemResponse(_message.Message):
+    """The item was decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEEDBACK_ID_FIELD_NUMBER: _builtins.int
+    feedback_id: _builtins.str
+    """The feedback that was stored; empty for a dismissed item."""
+    def __init__(
+        self,
+        *,
+        feedback_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_id", b"feedback_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveReviewItemResponse: _TypeAlias = ResolveReviewItemResponse  # noqa: Y015
+
+@_typing.final
+class DeleteUserDataRequest(_message.Message):
+    """Asks to forget a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who, as given in user_id before; 1 to 128 characters."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserDataRequest: _TypeAlias = DeleteUserDataRequest  # noqa: Y015
+
+@_typing.final
+class DeleteUserDataResponse(_message.Message):
+    """What was deleted. What models have learned from it goes with the next training run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    feedback: _builtins.int
+    """Statements."""
+    queries: _builtins.int
+    """Lines of the query log."""
+    snapshots: _builtins.int
+    """Dataset snapshots that held a text of theirs."""
+    def __init__(
+        self,
+        *,
+        feedback: _builtins.int = ...,
+        queries: _builtins.int = ...,
+        snapshots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "queries", b"queries", "snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserDataResponse: _TypeAlias = DeleteUserDataResponse  # noqa: Y015
 
 @_typing.final
 class ListTrainingRunsRequest(_message.Message):

@@ -63,6 +63,26 @@ class TrainerServiceStub:
                 request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesRequest.SerializeToString,
                 response_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesResponse.FromString,
                 _registered_method=True)
+        self.ExportExamples = channel.unary_stream(
+                '/moodfood.trainer.v1.TrainerService/ExportExamples',
+                request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesRequest.SerializeToString,
+                response_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesResponse.FromString,
+                _registered_method=True)
+        self.ListReviewItems = channel.unary_unary(
+                '/moodfood.trainer.v1.TrainerService/ListReviewItems',
+                request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsRequest.SerializeToString,
+                response_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsResponse.FromString,
+                _registered_method=True)
+        self.ResolveReviewItem = channel.unary_unary(
+                '/moodfood.trainer.v1.TrainerService/ResolveReviewItem',
+                request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemRequest.SerializeToString,
+                response_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemResponse.FromString,
+                _registered_method=True)
+        self.DeleteUserData = channel.unary_unary(
+                '/moodfood.trainer.v1.TrainerService/DeleteUserData',
+                request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataRequest.SerializeToString,
+                response_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataResponse.FromString,
+                _registered_method=True)
         self.ListTrainingRuns = channel.unary_unary(
                 '/moodfood.trainer.v1.TrainerService/ListTrainingRuns',
                 request_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListTrainingRunsRequest.SerializeToString,
@@ -146,6 +166,34 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportExamples(self, request, context):
+        """Streams every example that people gave, oldest first, as a file that ImportExamples accepts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviewItems(self, request, context):
+        """Lists queries that a person should look at, most useful first; no query twice, none that was decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveReviewItem(self, request, context):
+        """Decides a review item: its labels, or none of them, or that it is not worth deciding.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUserData(self, request, context):
+        """Deletes what a person said: feedback, the queries it refers to, and snapshots that hold them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTrainingRuns(self, request, context):
         """Lists training runs, newest first.
         """
@@ -222,6 +270,26 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ImportExamples,
                     request_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesRequest.FromString,
                     response_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesResponse.SerializeToString,
+            ),
+            'ExportExamples': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportExamples,
+                    request_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesRequest.FromString,
+                    response_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesResponse.SerializeToString,
+            ),
+            'ListReviewItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviewItems,
+                    request_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsRequest.FromString,
+                    response_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsResponse.SerializeToString,
+            ),
+            'ResolveReviewItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveReviewItem,
+                    request_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemRequest.FromString,
+                    response_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemResponse.SerializeToString,
+            ),
+            'DeleteUserData': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUserData,
+                    request_deserializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataRequest.FromString,
+                    response_serializer=moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataResponse.SerializeToString,
             ),
             'ListTrainingRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTrainingRuns,
@@ -397,6 +465,114 @@ class TrainerService:
             '/moodfood.trainer.v1.TrainerService/ImportExamples',
             moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesRequest.SerializeToString,
             moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ImportExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moodfood.trainer.v1.TrainerService/ExportExamples',
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesRequest.SerializeToString,
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ExportExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviewItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moodfood.trainer.v1.TrainerService/ListReviewItems',
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsRequest.SerializeToString,
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ListReviewItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveReviewItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moodfood.trainer.v1.TrainerService/ResolveReviewItem',
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemRequest.SerializeToString,
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.ResolveReviewItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUserData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moodfood.trainer.v1.TrainerService/DeleteUserData',
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataRequest.SerializeToString,
+            moodfood_dot_trainer_dot_v1_dot_trainer__pb2.DeleteUserDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

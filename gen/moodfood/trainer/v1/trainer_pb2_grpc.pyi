@@ -53,6 +53,14 @@ class TrainerServiceStub:
     """Records what a query means. It is learned by the next training run."""
     ImportExamples: _grpc.StreamUnaryMultiCallable[_trainer_pb2.ImportExamplesRequest, _trainer_pb2.ImportExamplesResponse]
     """Records many labelled examples: all of them, or none when one is bad."""
+    ExportExamples: _grpc.UnaryStreamMultiCallable[_trainer_pb2.ExportExamplesRequest, _trainer_pb2.ExportExamplesResponse]
+    """Streams every example that people gave, oldest first, as a file that ImportExamples accepts."""
+    ListReviewItems: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListReviewItemsRequest, _trainer_pb2.ListReviewItemsResponse]
+    """Lists queries that a person should look at, most useful first; no query twice, none that was decided."""
+    ResolveReviewItem: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ResolveReviewItemRequest, _trainer_pb2.ResolveReviewItemResponse]
+    """Decides a review item: its labels, or none of them, or that it is not worth deciding."""
+    DeleteUserData: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.DeleteUserDataRequest, _trainer_pb2.DeleteUserDataResponse]
+    """Deletes what a person said: feedback, the queries it refers to, and snapshots that hold them."""
     ListTrainingRuns: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]
     """Lists training runs, newest first."""
     GetTrainingRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainingRunRequest, _trainer_pb2.GetTrainingRunResponse]
@@ -92,6 +100,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Records what a query means. It is learned by the next training run."""
     ImportExamples: _aio.StreamUnaryMultiCallable[_trainer_pb2.ImportExamplesRequest, _trainer_pb2.ImportExamplesResponse]  # type: ignore[assignment]
     """Records many labelled examples: all of them, or none when one is bad."""
+    ExportExamples: _aio.UnaryStreamMultiCallable[_trainer_pb2.ExportExamplesRequest, _trainer_pb2.ExportExamplesResponse]  # type: ignore[assignment]
+    """Streams every example that people gave, oldest first, as a file that ImportExamples accepts."""
+    ListReviewItems: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListReviewItemsRequest, _trainer_pb2.ListReviewItemsResponse]  # type: ignore[assignment]
+    """Lists queries that a person should look at, most useful first; no query twice, none that was decided."""
+    ResolveReviewItem: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResolveReviewItemRequest, _trainer_pb2.ResolveReviewItemResponse]  # type: ignore[assignment]
+    """Decides a review item: its labels, or none of them, or that it is not worth deciding."""
+    DeleteUserData: _aio.UnaryUnaryMultiCallable[_trainer_pb2.DeleteUserDataRequest, _trainer_pb2.DeleteUserDataResponse]  # type: ignore[assignment]
+    """Deletes what a person said: feedback, the queries it refers to, and snapshots that hold them."""
     ListTrainingRuns: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]  # type: ignore[assignment]
     """Lists training runs, newest first."""
     GetTrainingRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainingRunRequest, _trainer_pb2.GetTrainingRunResponse]  # type: ignore[assignment]
@@ -158,6 +174,38 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ImportExamplesResponse, _abc.Awaitable[_trainer_pb2.ImportExamplesResponse]]:
         """Records many labelled examples: all of them, or none when one is bad."""
+
+    @_abc_1.abstractmethod
+    def ExportExamples(
+        self,
+        request: _trainer_pb2.ExportExamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.ExportExamplesResponse], _abc.AsyncIterator[_trainer_pb2.ExportExamplesResponse]]:
+        """Streams every example that people gave, oldest first, as a file that ImportExamples accepts."""
+
+    @_abc_1.abstractmethod
+    def ListReviewItems(
+        self,
+        request: _trainer_pb2.ListReviewItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListReviewItemsResponse, _abc.Awaitable[_trainer_pb2.ListReviewItemsResponse]]:
+        """Lists queries that a person should look at, most useful first; no query twice, none that was decided."""
+
+    @_abc_1.abstractmethod
+    def ResolveReviewItem(
+        self,
+        request: _trainer_pb2.ResolveReviewItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ResolveReviewItemResponse, _abc.Awaitable[_trainer_pb2.ResolveReviewItemResponse]]:
+        """Decides a review item: its labels, or none of them, or that it is not worth deciding."""
+
+    @_abc_1.abstractmethod
+    def DeleteUserData(
+        self,
+        request: _trainer_pb2.DeleteUserDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.DeleteUserDataResponse, _abc.Awaitable[_trainer_pb2.DeleteUserDataResponse]]:
+        """Deletes what a person said: feedback, the queries it refers to, and snapshots that hold them."""
 
     @_abc_1.abstractmethod
     def ListTrainingRuns(
