@@ -14,7 +14,7 @@ import typer
 from moodfood.inference.v1 import inference_pb2
 from moodfood.trainer.v1 import trainer_pb2
 
-from services.cli import labels, operating, runs
+from services.cli import labels, operating, runs, schedule
 from services.cli.output import (
     REFUSED,
     enum_word,
@@ -39,6 +39,7 @@ app = typer.Typer(
 
 app.add_typer(runs.app, name="runs")
 app.add_typer(labels.app, name="labels")
+app.add_typer(schedule.app, name="schedule")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Models = Annotated[
@@ -210,6 +211,8 @@ def status(as_json: Json = False) -> None:
             "labels": serving.label_count,
             "next retrain": training.next_retrain_recommended,
             "new samples": training.logged_data_status.sample_count,
+            "drift": "; ".join(training.drift.reasons)
+            or ("none" if training.drift.measured else "too few queries yet"),
             "running": f"{training.running.run_id} {training.running.percent} %" if training.running.run_id else "no",
         }
     )

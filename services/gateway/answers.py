@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from moodfood.inference.v1 import inference_pb2
-from moodfood.trainer.v1 import trainer_pb2
+from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 
 from services.gateway import schemas
 
@@ -120,6 +120,7 @@ def retrain_state(status: trainer_pb2.GetRetrainStatusResponse) -> schemas.Retra
         recommendations=list(status.recommendations),
         due=status.due,
         running=run(status.running) if status.HasField("running") else None,
+        drift=plain(status.drift),
     )
 
 
@@ -142,6 +143,20 @@ def review_item(item: trainer_pb2.ReviewItem) -> dict[str, Any]:
     shown = plain(item)
     shown["reason"] = _short(shown["reason"], "REVIEW_REASON_")
     return shown
+
+
+def schedule(state: scheduler_pb2.ScheduleState) -> dict[str, Any]:
+    """Return the schedule with a short name for its kind."""
+    asked = state.schedule
+    return {
+        "running": state.running,
+        "schedule": {**plain(asked), "kind": _short(scheduler_pb2.ScheduleKind.Name(asked.kind), "SCHEDULE_KIND_")}
+        if state.HasField("schedule")
+        else None,
+        "next_run_at": moment(state.next_run_at),
+        "last_fired_at": moment(state.last_fired_at),
+        "last_outcome": state.last_outcome,
+    }
 
 
 def _short(name: str, prefix: str) -> str:

@@ -14,7 +14,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.static_files import create_static_files_router
 
-from services.gateway import health_routes, labelling_routes, problems, query_routes, training_routes
+from services.gateway import health_routes, labelling_routes, problems, query_routes, schedule_routes, training_routes
 from services.gateway.peers import Peers
 
 ROUTES = (
@@ -37,6 +37,9 @@ ROUTES = (
     training_routes.deploy,
     training_routes.model_status,
     training_routes.logging_stats,
+    schedule_routes.start_schedule,
+    schedule_routes.stop_schedule,
+    schedule_routes.schedule_status,
     health_routes.livez,
     health_routes.readyz,
     health_routes.health,

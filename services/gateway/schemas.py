@@ -80,6 +80,16 @@ class RetrainBody(Struct):
     snapshot_id: Annotated[str, Meta(max_length=128, description="learn from this snapshot again")] = ""
 
 
+class ScheduleBody(Struct):
+    """When to ask whether a training run is due; times are UTC."""
+
+    kind: Annotated[str, Meta(examples=["weekly", "monthly", "adaptive"])]
+    day: Annotated[str, Meta(description="weekly: sunday; monthly: 1 to 31, the last day in shorter months")] = ""
+    hour: Annotated[int, Meta(ge=0, le=23)] = 3
+    minute: Annotated[int, Meta(ge=0, le=59)] = 0
+    check_minutes: Annotated[int, Meta(ge=1, le=1440, description="adaptive: minutes between questions")] = 15
+
+
 class DeployBody(Struct):
     """Which version to promote, who asks and why."""
 
@@ -228,6 +238,7 @@ class RetrainState(Struct):
     recommendations: list[str]
     due: bool
     running: dict[str, Any] | None
+    drift: dict[str, Any]
 
 
 class RetrainStatusAnswer(Struct):

@@ -7,10 +7,12 @@ from pathlib import Path
 import structlog
 import uvloop
 from google.longrunning import operations_grpc_pb2
-from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from moodfood.trainer.v1 import scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 from pydantic import ValidationError
 
+from services.trainer.automation import Automation
 from services.trainer.champion import Champion
+from services.trainer.drift_monitor import DriftMonitor
 from services.trainer.erasure import Erasure
 from services.trainer.errors import BrokenData, StorageFailed
 from services.trainer.event_log import EventLog
@@ -18,6 +20,7 @@ from services.trainer.feedback import FeedbackStore
 from services.trainer.intake import Intake
 from services.trainer.labelling_servicer import Labelling
 from services.trainer.learned_words import LearnedWords
+from services.trainer.metrics import TrainerCollector, serve_metrics
 from services.trainer.operations import OperationsServicer
 from services.trainer.plan import Plan
 from services.trainer.query_history import QueryHistory
@@ -27,6 +30,9 @@ from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.review_queue import SUSPECTS_FILE, ReviewQueue
 from services.trainer.run_store import RunStore
+from services.trainer.scheduler import Scheduler
+from services.trainer.scheduler_servicer import SERVICE_NAME as SCHEDULER_SERVICE_NAME
+from services.trainer.scheduler_servicer import SchedulerServicer
 from services.trainer.servicer import SERVICE_NAME, TrainerServicer
 from services.trainer.settings import Settings
 from services.trainer.status import ERROR_TABLE
@@ -104,26 +110,35 @@ async def serve(settings: Settings) -> None:
     queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(registry).now)
     intake = Intake(feedback, history, queue, load_taxonomy_labels(settings.taxonomy_path).names)
     erasure = Erasure(feedback, settings.query_log_path, registry.snapshots_folder, history)
-    status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days)
+    drift = DriftMonitor(settings.drift_dir, registry, history)
+    status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days, drift)
+    automation = Automation(retrainer, status, store, on_drift=settings.retrain_on_drift)
+    scheduler = Scheduler(settings.schedule_path, automation.ask)
 
     server = build_server(ERROR_TABLE)
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(
         TrainerServicer(retrainer, store, registry, champion, status, Labelling(intake, feedback, queue, erasure)),
         server,
     )
+    scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(scheduler), server)
     operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
     await retrainer.recover()
     keeping = asyncio.create_task(delete_what_is_too_old(erasure, settings.retention_days))
-    stop = await start(server, [SERVICE_NAME, "google.longrunning.Operations"])
+    stop = await start(server, [SERVICE_NAME, SCHEDULER_SERVICE_NAME, "google.longrunning.Operations"])
     _log.info("trainer serving", address=f"{settings.host}:{port}")
     if registry.champion() is None:
         run = await retrainer.start(trainer_pb2.TRIGGER_FIRST_MODEL)
         _log.info("the registry is empty: training the first model", run=run.run_id)
 
+    scheduler.begin()
+    stop_metrics = serve_metrics(TrainerCollector(status.now, store.newest_first), settings.host, settings.metrics_port)
+
     signal_name = await until_signal()
     _log.info("trainer stopping", signal=signal_name)
     keeping.cancel()
+    scheduler.end()
+    stop_metrics()
     await retrainer.close()
     await stop()
 

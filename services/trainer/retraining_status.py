@@ -9,6 +9,8 @@ from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.advice import advise
+from services.trainer.drift import Drift
+from services.trainer.drift_monitor import DriftMonitor
 from services.trainer.errors import ModelVersionNotFound
 from services.trainer.feedback import FeedbackStore
 from services.trainer.registry import ModelRegistry
@@ -26,12 +28,14 @@ class RetrainingStatus:
         runs: RunStore,
         samples_needed: int,
         days_allowed: int,
+        drift: DriftMonitor,
     ) -> None:
         self._registry = registry
         self._feedback = feedback
         self._runs = runs
         self._samples_needed = samples_needed
         self._days_allowed = days_allowed
+        self._drift = drift
 
     def now(self, running: pb.TrainingRun | None) -> pb.GetRetrainStatusResponse:
         """Return the status at this moment."""
@@ -55,6 +59,7 @@ class RetrainingStatus:
             recommendations=advice.recommendations,
             running=running,
             due=advice.due,
+            drift=drift_status(self._drift.now()),
         )
 
     def _champion_manifest(self) -> manifest_pb2.Manifest | None:
@@ -71,6 +76,27 @@ class RetrainingStatus:
             if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only
         )
         return next(promoted, None)
+
+
+def drift_status(drift: Drift) -> pb.DriftStatus:
+    """Translate how far queries have drifted."""
+    reference, recent = drift.reference, drift.recent
+    return pb.DriftStatus(
+        measured=drift.measured,
+        drifted=bool(drift.reasons),
+        reasons=drift.reasons,
+        label_index=drift.label_index,
+        confidence_index=drift.confidence_index,
+        label_chance=drift.label_chance,
+        confidence_chance=drift.confidence_chance,
+        reference_queries=reference.queries,
+        recent_queries=recent.queries,
+        unknown=recent.share(recent.unknown),
+        unknown_at_promotion=reference.share(reference.unknown),
+        escalated=recent.share(recent.escalated),
+        escalated_at_promotion=reference.share(reference.escalated),
+        moved=[pb.MovedLabel(label=label, change=change) for label, change in drift.moved],
+    )
 
 
 def logged_data_status(records: Sequence[FeedbackRecord], samples: int) -> pb.LoggedDataStatus:

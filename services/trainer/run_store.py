@@ -1,5 +1,6 @@
 """Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins."""
 
+import contextlib
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -11,20 +12,33 @@ from services.trainer.records import to_json
 
 
 class RunStore:
-    """All runs, in memory and on disk. Ids sort by time."""
+    """All runs, in memory and on disk, those of other trainers on the store included. Ids sort by time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs: dict[str, pb.TrainingRun] = {}
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            run = _read(path)
-            if run is not None:
-                self._runs[run.run_id] = run
+        self._seen: dict[str, int] = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Read what another trainer on the store has written since."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.glob("[!.]*.json"):
+            with contextlib.suppress(OSError):
+                changed_at = path.stat().st_mtime_ns
+                if self._seen.get(path.name) != changed_at:
+                    self._seen[path.name] = changed_at
+                    run = _read(path)
+                    if run is not None:
+                        self._runs[run.run_id] = run
 
     def save(self, run: pb.TrainingRun) -> None:
         """Keep a copy of the run and write it. Raises StorageFailed; the copy is kept all the same."""
         self.keep(run)
-        replace_file(self._folder / f"{run.run_id}.json", to_json(run).encode())
+        path = self._folder / f"{run.run_id}.json"
+        replace_file(path, to_json(run).encode())
+        self._seen[path.name] = path.stat().st_mtime_ns
 
     def keep(self, run: pb.TrainingRun) -> None:
         """Keep a copy in memory only."""
@@ -34,6 +48,8 @@ class RunStore:
 
     def get(self, run_id: str) -> pb.TrainingRun:
         """Return a run. Raises TrainingRunNotFound."""
+        if run_id not in self._runs or self._runs[run_id].state == pb.RUN_STATE_RUNNING:
+            self._refresh()
         try:
             return self._runs[run_id]
         except KeyError:
@@ -41,6 +57,7 @@ class RunStore:
 
     def newest_first(self) -> list[pb.TrainingRun]:
         """Return every run."""
+        self._refresh()
         return [self._runs[run_id] for run_id in sorted(self._runs, reverse=True)]
 
 

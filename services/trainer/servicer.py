@@ -1,5 +1,6 @@
 """Translates between the proto contract and the domain; every method reads: translate in, call, translate out."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class TrainerServicer(LabellingServicer):
         if request.request_id and (earlier := self._run_of_request(request.request_id)):
             return operation_of(earlier)
         if trigger == pb.TRIGGER_CRON_TRIGGERED and not request.force and self._retrainer.running is None:
-            status = self._status.now(None)
+            status = await asyncio.to_thread(self._status.now, None)
             if not status.due:
                 return operation_of(self._retrainer.skip(trigger, status.next_retrain_recommended, request.request_id))
         check_length("snapshot_id", request.snapshot_id, MAX_NAME_CHARS)
@@ -72,7 +73,7 @@ class TrainerServicer(LabellingServicer):
 
     async def GetRetrainStatus(self, request: pb.GetRetrainStatusRequest, context: Any) -> pb.GetRetrainStatusResponse:
         """Say whether retraining is due."""
-        return self._status.now(self._retrainer.running)
+        return await asyncio.to_thread(self._status.now, self._retrainer.running)
 
     async def ListTrainingRuns(self, request: pb.ListTrainingRunsRequest, context: Any) -> pb.ListTrainingRunsResponse:
         """List runs."""
@@ -148,7 +149,8 @@ def checked_trigger(trigger: "pb.Trigger.ValueType") -> "pb.Trigger.ValueType":
         InvalidRequest: no trigger a caller may use.
 
     """
-    if trigger not in pb.Trigger.values() or trigger == pb.TRIGGER_FIRST_MODEL:
+    own = (pb.TRIGGER_FIRST_MODEL, pb.TRIGGER_SCHEDULED, pb.TRIGGER_DRIFT)
+    if trigger not in pb.Trigger.values() or trigger in own:
         raise InvalidRequest("trigger", "is none of api_triggered, cron_triggered and manual")
     return trigger or pb.TRIGGER_API_TRIGGERED
 

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     rehearsal_memory_mib: int = Field(default=1024, ge=64)
     retrain_samples: int = 50
     retrain_days: int = 30
+    retrain_on_drift: bool = False
+    metrics_port: int = Field(default=9452, validation_alias="MOODFOOD_TRAINER_METRICS_PORT")
     retention_days: int = Field(default=0, ge=0)
     log_level: str = "INFO"
 
@@ -66,6 +68,16 @@ class Settings(BaseSettings):
     def review_dir(self) -> Path:
         """Where the review queue keeps what is suspected and what was decided."""
         return self.data_dir / "review"
+
+    @property
+    def drift_dir(self) -> Path:
+        """Where the traffic at promotion is kept."""
+        return self.data_dir / "drift"
+
+    @property
+    def schedule_path(self) -> Path:
+        """Where the schedule is kept."""
+        return self.data_dir / "schedule.json"
 
     @property
     def runs_dir(self) -> Path:

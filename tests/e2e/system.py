@@ -147,6 +147,7 @@ def system(data: Path, models: Path, model: str) -> Iterator[System]:
         "MOODFOOD_MODELS_DIR": str(models),
         "MOODFOOD_MODEL": model,
         "MOODFOOD_ENCODER_DIR": str(ENCODER),
+        "MOODFOOD_TRAINER_METRICS_PORT": "0",
         **{f"MOODFOOD_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }
     running = System(data, models, environment, ports)

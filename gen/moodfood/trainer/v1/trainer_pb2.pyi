@@ -37,6 +37,10 @@ class _TriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trigger.Value
     """A person at the command line."""
     TRIGGER_FIRST_MODEL: _Trigger.ValueType  # 4
     """The trainer itself, because the registry was empty."""
+    TRIGGER_SCHEDULED: _Trigger.ValueType  # 5
+    """The built-in schedule."""
+    TRIGGER_DRIFT: _Trigger.ValueType  # 6
+    """The built-in schedule, because queries have drifted."""
 
 class Trigger(_Trigger, metaclass=_TriggerEnumTypeWrapper):
     """Who or what asked for a run."""
@@ -51,6 +55,10 @@ TRIGGER_MANUAL: Trigger.ValueType  # 3
 """A person at the command line."""
 TRIGGER_FIRST_MODEL: Trigger.ValueType  # 4
 """The trainer itself, because the registry was empty."""
+TRIGGER_SCHEDULED: Trigger.ValueType  # 5
+"""The built-in schedule."""
+TRIGGER_DRIFT: Trigger.ValueType  # 6
+"""The built-in schedule, because queries have drifted."""
 Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
 class _RunState:
@@ -383,7 +391,7 @@ class RetrainRequest(_message.Message):
     force: _builtins.bool
     """Run also when a scheduled run is not due. Skips no gate."""
     trigger: Global___Trigger.ValueType
-    """Defaults to TRIGGER_API_TRIGGERED. TRIGGER_FIRST_MODEL is the trainer's own and is INVALID_ARGUMENT here."""
+    """Defaults to TRIGGER_API_TRIGGERED. The trainer's own (first model, scheduled, drift) are INVALID_ARGUMENT here."""
     validate_only: _builtins.bool
     """Stop after the decision, promote nothing."""
     request_id: _builtins.str
@@ -509,6 +517,7 @@ class GetRetrainStatusResponse(_message.Message):
     RECOMMENDATIONS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     DUE_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     next_retrain_recommended: _builtins.str
     """Advice in words, such as "Not yet - need 25 more samples or 15 more days"."""
     due: _builtins.bool
@@ -533,6 +542,10 @@ class GetRetrainStatusResponse(_message.Message):
     def running(self) -> Global___TrainingRun:
         """The run going on; unset if none is."""
 
+    @_builtins.property
+    def drift(self) -> Global___DriftStatus:
+        """How far recent queries are from those at promotion."""
+
     def __init__(
         self,
         *,
@@ -543,14 +556,119 @@ class GetRetrainStatusResponse(_message.Message):
         recommendations: _abc.Iterable[_builtins.str] | None = ...,
         running: Global___TrainingRun | None = ...,
         due: _builtins.bool = ...,
+        drift: Global___DriftStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_retrain", b"last_retrain", "logged_data_status", b"logged_data_status", "model_status", b"model_status", "running", b"running"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "last_retrain", b"last_retrain", "logged_data_status", b"logged_data_status", "model_status", b"model_status", "running", b"running"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "last_retrain", b"last_retrain", "logged_data_status", b"logged_data_status", "model_status", b"model_status", "next_retrain_recommended", b"next_retrain_recommended", "recommendations", b"recommendations", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "due", b"due", "last_retrain", b"last_retrain", "logged_data_status", b"logged_data_status", "model_status", b"model_status", "next_retrain_recommended", b"next_retrain_recommended", "recommendations", b"recommendations", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRetrainStatusResponse: _TypeAlias = GetRetrainStatusResponse  # noqa: Y015
+
+@_typing.final
+class DriftStatus(_message.Message):
+    """How far the newest queries that the champion answered are from the first ones after its promotion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURED_FIELD_NUMBER: _builtins.int
+    DRIFTED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    LABEL_INDEX_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_INDEX_FIELD_NUMBER: _builtins.int
+    LABEL_CHANCE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_CHANCE_FIELD_NUMBER: _builtins.int
+    REFERENCE_QUERIES_FIELD_NUMBER: _builtins.int
+    RECENT_QUERIES_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    UNKNOWN_AT_PROMOTION_FIELD_NUMBER: _builtins.int
+    ESCALATED_FIELD_NUMBER: _builtins.int
+    ESCALATED_AT_PROMOTION_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    measured: _builtins.bool
+    """False while either are fewer than 200; the numbers below then mean nothing."""
+    drifted: _builtins.bool
+    """Whether labels or confidences have surely and much changed."""
+    label_index: _builtins.float
+    """Population stability index of the answered labels; above 0.2 is much."""
+    confidence_index: _builtins.float
+    """The same of the confidences."""
+    label_chance: _builtins.float
+    """Probability of labels this different by chance (chi-square test)."""
+    confidence_chance: _builtins.float
+    """The same of confidences (Kolmogorov-Smirnov test)."""
+    reference_queries: _builtins.int
+    """Queries at promotion."""
+    recent_queries: _builtins.int
+    """Newest queries."""
+    unknown: _builtins.float
+    """Share of the newest that no stage knew a label for, in [0, 1]."""
+    unknown_at_promotion: _builtins.float
+    """The same at promotion."""
+    escalated: _builtins.float
+    """Share of the newest that the transformer stage answered, in [0, 1]."""
+    escalated_at_promotion: _builtins.float
+    """The same at promotion."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, one sentence each."""
+
+    @_builtins.property
+    def moved(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedLabel]:
+        """Labels whose share changed most."""
+
+    def __init__(
+        self,
+        *,
+        measured: _builtins.bool = ...,
+        drifted: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        label_index: _builtins.float = ...,
+        confidence_index: _builtins.float = ...,
+        label_chance: _builtins.float = ...,
+        confidence_chance: _builtins.float = ...,
+        reference_queries: _builtins.int = ...,
+        recent_queries: _builtins.int = ...,
+        unknown: _builtins.float = ...,
+        unknown_at_promotion: _builtins.float = ...,
+        escalated: _builtins.float = ...,
+        escalated_at_promotion: _builtins.float = ...,
+        moved: _abc.Iterable[Global___MovedLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_chance", b"confidence_chance", "confidence_index", b"confidence_index", "drifted", b"drifted", "escalated", b"escalated", "escalated_at_promotion", b"escalated_at_promotion", "label_chance", b"label_chance", "label_index", b"label_index", "measured", b"measured", "moved", b"moved", "reasons", b"reasons", "recent_queries", b"recent_queries", "reference_queries", b"reference_queries", "unknown", b"unknown", "unknown_at_promotion", b"unknown_at_promotion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftStatus: _TypeAlias = DriftStatus  # noqa: Y015
+
+@_typing.final
+class MovedLabel(_message.Message):
+    """A label whose share of the answers changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The label."""
+    change: _builtins.float
+    """Its share now less its share at promotion, in [-1, 1]."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        change: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedLabel: _TypeAlias = MovedLabel  # noqa: Y015
 
 @_typing.final
 class LoggedDataStatus(_message.Message):
