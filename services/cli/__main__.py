@@ -14,7 +14,7 @@ import typer
 from moodfood.inference.v1 import inference_pb2
 from moodfood.trainer.v1 import trainer_pb2
 
-from services.cli import labels, operating, runs, schedule
+from services.cli import experiment, labels, operating, runs, schedule
 from services.cli.output import (
     REFUSED,
     enum_word,
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(runs.app, name="runs")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(labels.app, name="labels")
 app.add_typer(schedule.app, name="schedule")
 

@@ -7,6 +7,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from moodfood.inference.v1 import inference_pb2
+from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 
 from services.gateway import schemas
@@ -157,6 +158,13 @@ def schedule(state: scheduler_pb2.ScheduleState) -> dict[str, Any]:
         "last_fired_at": moment(state.last_fired_at),
         "last_outcome": state.last_outcome,
     }
+
+
+def experiment(message: manifest_pb2.Experiment) -> dict[str, Any]:
+    """Return an experiment with a short name for its kind."""
+    shown = plain(message)
+    shown["kind"] = _short(shown["kind"], "EXPERIMENT_KIND_")
+    return shown
 
 
 def _short(name: str, prefix: str) -> str:

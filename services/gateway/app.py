@@ -14,7 +14,15 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.static_files import create_static_files_router
 
-from services.gateway import health_routes, labelling_routes, problems, query_routes, schedule_routes, training_routes
+from services.gateway import (
+    experiment_routes,
+    health_routes,
+    labelling_routes,
+    problems,
+    query_routes,
+    schedule_routes,
+    training_routes,
+)
 from services.gateway.peers import Peers
 
 ROUTES = (
@@ -37,6 +45,9 @@ ROUTES = (
     training_routes.deploy,
     training_routes.model_status,
     training_routes.logging_stats,
+    experiment_routes.start_experiment,
+    experiment_routes.experiment_status,
+    experiment_routes.stop_experiment,
     schedule_routes.start_schedule,
     schedule_routes.stop_schedule,
     schedule_routes.schedule_status,

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moodfood.inference.v1 import inference_pb2_grpc
-from moodfood.trainer.v1 import scheduler_pb2_grpc, trainer_pb2_grpc
+from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, trainer_pb2_grpc
 
 from services.gateway.settings import Settings
 
@@ -30,6 +30,9 @@ class Peers:
         )
         self.trainer: trainer_pb2_grpc.TrainerServiceAsyncStub = trainer_pb2_grpc.TrainerServiceStub(trainer)
         self.scheduler: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(trainer)
+        self.experiments: experiments_pb2_grpc.ExperimentServiceAsyncStub = experiments_pb2_grpc.ExperimentServiceStub(
+            trainer
+        )
         self.inference_health = health_pb2_grpc.HealthStub(inference)
         self.trainer_health = health_pb2_grpc.HealthStub(trainer)
         self.query_seconds = settings.query_deadline_seconds

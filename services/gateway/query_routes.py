@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from litestar import post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from moodfood.inference.v1 import inference_pb2
@@ -14,6 +14,9 @@ from services.gateway.peers import Peers
 from services.gateway.problems import FIELD_NAMES, InvalidBody
 
 TAG = "Ask"
+CALLER_HEADER = "x-caller-key"
+
+AnyRequest = Request[Any, Any, Any]
 
 
 @post(
@@ -23,7 +26,9 @@ TAG = "Ask"
     summary="Dishes for how somebody feels",
     opt={FIELD_NAMES: {"text": "text_input", "context": "user_context"}},
 )
-async def recommend(data: JSONBody[schemas.RecommendBody], peers: NamedDependency[Peers]) -> schemas.RecommendAnswer:
+async def recommend(
+    data: JSONBody[schemas.RecommendBody], peers: NamedDependency[Peers], request: AnyRequest
+) -> schemas.RecommendAnswer:
     """Rank intents and dishes; dietary restrictions are a hard filter."""
     began = time.perf_counter()
     context = data.user_context or schemas.UserContext()
@@ -38,6 +43,7 @@ async def recommend(data: JSONBody[schemas.RecommendBody], peers: NamedDependenc
             ),
             top_k=data.top_k,
             max_dishes=data.max_dishes,
+            caller_key=caller_key(request),
         ),
         timeout=peers.query_seconds,
     )
@@ -49,7 +55,7 @@ async def recommend(data: JSONBody[schemas.RecommendBody], peers: NamedDependenc
 
 @post("/classify", status_code=200, tags=[TAG], summary="Intents for one text or several")
 async def classify(
-    data: JSONBody[schemas.ClassifyBody], peers: NamedDependency[Peers]
+    data: JSONBody[schemas.ClassifyBody], peers: NamedDependency[Peers], request: AnyRequest
 ) -> schemas.ClassifyAnswer | schemas.ExplainedAnswer | schemas.BatchAnswer:
     """Rank intents without dishes."""
     began = time.perf_counter()
@@ -59,12 +65,15 @@ async def classify(
         raise InvalidBody("explain", "is for one text; send text instead of texts")
     if data.texts is not None:
         batch = await peers.inference.BatchClassify(
-            inference_pb2.BatchClassifyRequest(texts=data.texts, top_k=data.top_k), timeout=peers.query_seconds
+            inference_pb2.BatchClassifyRequest(texts=data.texts, top_k=data.top_k, caller_key=caller_key(request)),
+            timeout=peers.query_seconds,
         )
         seconds = (time.perf_counter() - began) / len(data.texts)
         return schemas.BatchAnswer([_answer(each, seconds) for each in batch.classifications])
     response = await peers.inference.Classify(
-        inference_pb2.ClassifyRequest(text=data.text or "", top_k=data.top_k, explain=data.explain),
+        inference_pb2.ClassifyRequest(
+            text=data.text or "", top_k=data.top_k, explain=data.explain, caller_key=caller_key(request)
+        ),
         timeout=peers.query_seconds,
     )
     if data.explain:
@@ -88,6 +97,11 @@ async def feedback(data: JSONBody[schemas.FeedbackBody], peers: NamedDependency[
         timeout=peers.training_seconds,
     )
     return schemas.FeedbackAnswer(status="recorded", feedback_id=response.feedback_id)
+
+
+def caller_key(request: AnyRequest) -> str:
+    """Return who asks, for experiments: the header X-Caller-Key, else the caller's address."""
+    return request.headers.get(CALLER_HEADER) or (request.client.host if request.client else "")
 
 
 def exactly_one(name: str, value: str | None, other_name: str, other: str | None) -> str:

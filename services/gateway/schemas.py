@@ -90,6 +90,25 @@ class ScheduleBody(Struct):
     check_minutes: Annotated[int, Meta(ge=1, le=1440, description="adaptive: minutes between questions")] = 15
 
 
+class ExperimentBody(Struct):
+    """Which version to try on real traffic, and how."""
+
+    kind: Annotated[str, Meta(examples=["shadow", "canary"])]
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    share: Annotated[
+        float, Meta(ge=0, le=1, description="of the callers; 0 means 1 for a shadow, 0.1 for a canary")
+    ] = 0
+    by: Annotated[str, Meta(max_length=128)] = ""
+
+
+class StopExperimentBody(Struct):
+    """Whether to promote the challenger if the verdict allows it, who asks and why."""
+
+    promote: bool = False
+    by: Annotated[str, Meta(max_length=128)] = ""
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
 class DeployBody(Struct):
     """Which version to promote, who asks and why."""
 

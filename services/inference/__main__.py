@@ -23,6 +23,7 @@ from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
 from services.inference.taxonomy import load_taxonomy
+from services.inference.trials import Trials
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
 
@@ -51,15 +52,16 @@ async def serve(settings: Settings) -> None:
     holder = ModelHolder(repository, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 
+    trials = Trials(repository, holder)
+    servicer = InferenceServicer(settings.model, holder, repository, recommender, query_log, trials)
+
     server = build_server(ERROR_TABLE)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(settings.model, holder, repository, recommender, query_log), server
-    )
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     port = bind(server, settings.host, settings.inference_port, "MOODFOOD_INFERENCE_PORT")
     await holder.converge()
     query_log.start()
     stop = await start(server, [SERVICE_NAME])
-    following = asyncio.create_task(holder.follow_alias())
+    following = asyncio.gather(holder.follow_alias(), trials.follow())
     _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
 
     signal_name = await until_signal()
@@ -68,6 +70,7 @@ async def serve(settings: Settings) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await following
     await stop()
+    await servicer.close()
     query_log.close()
 
 

@@ -98,6 +98,12 @@ class ModelHolder:
         self.last_error = ""
         return Reloaded(wanted, before.version, False, time.perf_counter() - began, prepared=not commit)
 
+    async def load_aside(self, version: int) -> Servable:
+        """Return a version without serving it. Raises as `reload` does."""
+        await self.prepare(version, 0)
+        servable = self.warm.get(version)
+        return servable if servable is not None else self.current
+
     async def converge(self) -> None:
         """Follow the champion alias once, if it names a newer generation than the one followed."""
         alias = self._repository.champion()

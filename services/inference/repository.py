@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from moodfood.registry.v1.manifest_pb2 import (
     HISTORY_ACTION_REFUSED,
     ChampionAlias,
+    Experiment,
     FileChecksum,
     HistoryEntry,
     Manifest,
@@ -49,6 +50,14 @@ class ModelRepository:
                 if entry.action != HISTORY_ACTION_REFUSED:
                     return ChampionAlias(version=entry.to_version, generation=entry.generation)
         return None
+
+    def experiment(self) -> Experiment | None:
+        """Return the experiment of the file, running or ended; None if there is none or it cannot be read."""
+        try:
+            text = (self._folder / "experiment").read_text(encoding="utf-8")
+            return json_format.Parse(text, Experiment(), ignore_unknown_fields=True)
+        except (OSError, ValueError, json_format.ParseError):
+            return None
 
     def read(self, version: int) -> tuple[Manifest, dict[str, bytes]]:
         """Return a version's manifest and its files, each checked against the manifest.

@@ -1,8 +1,6 @@
 """Translates between the proto contract and the domain; every method reads: translate in, call, translate out."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,16 +9,16 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from moodfood.inference.v1 import inference_pb2 as pb
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.inference.cascade import Open, Outcome, Stage, StageKind, answer, ask, conclude
+from services.inference.answering import Answered, Answering
+from services.inference.cascade import Outcome, StageKind
 from services.inference.errors import InvalidQuery
 from services.inference.explanation import Explanation
 from services.inference.query_log import QueryLog
-from services.inference.query_record import query_record_line
 from services.inference.recommendation import RankedDish, Recommender
 from services.inference.reload import ModelHolder
 from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
 from services.inference.text import check_query
+from services.inference.trials import Trials
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -28,6 +26,7 @@ MAX_BATCH_TEXTS = 256
 MAX_TOP_K = 100
 MAX_DISHES = 50
 MAX_CONTEXT_CHARS = 200
+MAX_KEY_CHARS = 128
 DEFAULT_TOP_K = 5
 DEFAULT_DISHES = 5
 
@@ -54,19 +53,27 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         repository: ModelRepository,
         recommender: Recommender,
         query_log: QueryLog,
+        trials: Trials,
     ) -> None:
         self._model = model
         self._holder = holder
         self._repository = repository
         self._recommender = recommender
         self._query_log = query_log
+        self._trials = trials
+        self._answering = Answering(holder, trials, query_log)
+
+    async def close(self) -> None:
+        """Log what is still waiting to be logged."""
+        await self._answering.close()
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         """Rank the labels for one query."""
         check_query(request.text)
         top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
-        (classification,) = await self._classify([request.text], top_k, explain=request.explain)
-        return pb.ClassifyResponse(classification=classification)
+        key = caller(request.caller_key, context)
+        (answer,) = await self._classify([request.text], top_k, key, explain=request.explain)
+        return pb.ClassifyResponse(classification=answer)
 
     async def BatchClassify(self, request: pb.BatchClassifyRequest, context: Any) -> pb.BatchClassifyResponse:
         """Rank the labels for several queries."""
@@ -75,7 +82,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         for index, text in enumerate(request.texts):
             check_query(text, f"texts[{index}]")
         top_k = bounded(request.top_k, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
-        return pb.BatchClassifyResponse(classifications=await self._classify(list(request.texts), top_k))
+        key = caller(request.caller_key, context)
+        return pb.BatchClassifyResponse(classifications=await self._classify(list(request.texts), top_k, key))
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:
         """Rank the labels, then the dishes."""
@@ -85,14 +93,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         user_context = checked_context(request.context)
         # Known before the query is answered and logged, so that a bad restriction leaves no trace.
         self._recommender.check_restrictions(request.context.dietary_restrictions)
-        servable, began = self._holder.current, time.perf_counter()
-        (outcome,) = await answered([request.text], servable.stages, top_k)
+        (answer,) = await self._answering.answer([request.text], top_k, caller(request.caller_key, context))
         dishes = self._recommender.recommend(
-            request.text, outcome.intents, user_context, request.context.dietary_restrictions, max_dishes
+            request.text, answer.outcome.intents, user_context, request.context.dietary_restrictions, max_dishes
         )
-        classification = self._classification(request.text, outcome, servable, time.perf_counter() - began)
         return pb.RecommendResponse(
-            classification=classification, recommendations=[recommendation(each) for each in dishes]
+            classification=classification(answer), recommendations=[recommendation(each) for each in dishes]
         )
 
     async def ReloadModel(self, request: pb.ReloadModelRequest, context: Any) -> pb.ReloadModelResponse:
@@ -128,6 +134,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             min_confidence=servable.min_confidence,
             transformer_missing=servable.transformer_missing,
             warm_versions=self._holder.warm.versions,
+            experiment_id=trial.experiment_id if (trial := self._trials.current) else "",
         )
 
     async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:
@@ -143,45 +150,46 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             last_written_at=timestamp(datetime.fromtimestamp(last_written_at, UTC)) if last_written_at else None,
         )
 
-    async def _classify(self, texts: Sequence[str], top_k: int, *, explain: bool = False) -> list[pb.Classification]:
-        servable, began = self._holder.current, time.perf_counter()
-        outcomes = await answered(texts, servable.stages, top_k)
-        seconds_each = (time.perf_counter() - began) / len(texts)
-        classifications = [
-            self._classification(text, outcome, servable, seconds_each)
-            for text, outcome in zip(texts, outcomes, strict=True)
-        ]
-        if explain and servable.explainer is not None:
-            for text, outcome, classification in zip(texts, outcomes, classifications, strict=True):
+    async def _classify(
+        self, texts: Sequence[str], top_k: int, caller_key: str, *, explain: bool = False
+    ) -> list[pb.Classification]:
+        answers = await self._answering.answer(texts, top_k, caller_key)
+        classifications = [classification(each) for each in answers]
+        if explain:
+            for each, message in zip(answers, classifications, strict=True):
+                explainer = each.servable.explainer
+                if explainer is None:
+                    continue
                 # The first one opens a session, which takes tens of milliseconds.
-                explained = await asyncio.to_thread(servable.explainer.explain, text, outcome.intents[0].label)
+                explained = await asyncio.to_thread(explainer.explain, each.text, each.outcome.intents[0].label)
                 if explained is not None:
-                    classification.explanation.CopyFrom(explanation(explained, outcome))
+                    message.explanation.CopyFrom(explanation(explained, each.outcome))
         return classifications
 
-    def _classification(self, text: str, outcome: Outcome, servable: Servable, seconds: float) -> pb.Classification:
-        query_id, at = uuid.uuid4().hex, time.time()
-        self._query_log.add(lambda: query_record_line(query_id, at, text, outcome, servable.version, seconds))
-        return pb.Classification(
-            query_id=query_id,
-            intents=[pb.Intent(label=each.label, confidence=each.confidence) for each in outcome.intents],
-            stage=_STAGES[outcome.kind],
-            model_version=servable.version,
-            passed=[pb.PassedStage(stage=_STAGES[each.kind], reason=each.reason) for each in outcome.passed],
-            latency=duration(seconds),
-        )
+
+def classification(answered: Answered) -> pb.Classification:
+    """Translate one answer."""
+    outcome = answered.outcome
+    return pb.Classification(
+        query_id=answered.query_id,
+        intents=[pb.Intent(label=each.label, confidence=each.confidence) for each in outcome.intents],
+        stage=_STAGES[outcome.kind],
+        model_version=answered.servable.version,
+        passed=[pb.PassedStage(stage=_STAGES[each.kind], reason=each.reason) for each in outcome.passed],
+        latency=duration(answered.seconds),
+    )
 
 
-async def answered(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Outcome]:
-    """Ask the cascade; what takes milliseconds runs in a thread, where it delays nobody else's query."""
-    if len(texts) > 1:
-        return await asyncio.to_thread(answer, texts, stages, top_k)
-    asked: list[Outcome | Open] = [Open(text) for text in texts]
-    for index, stage in enumerate(stages):
-        if stage.takes_milliseconds and any(isinstance(each, Open) for each in asked):
-            return await asyncio.to_thread(conclude, asked, stages[index:], top_k)
-        asked = ask(asked, stage, top_k)
-    return conclude(asked, (), top_k)
+def caller(asked: str, context: Any) -> str:
+    """Return who asks: the key that was sent, else the host of the caller's address.
+
+    Raises:
+        InvalidQuery: the key is too long.
+
+    """
+    if len(asked) > MAX_KEY_CHARS:
+        raise InvalidQuery("caller_key", f"is longer than {MAX_KEY_CHARS} characters")
+    return asked or (context.peer().rpartition(":")[0] if context is not None else "")
 
 
 def explanation(explained: Explanation, outcome: Outcome) -> pb.Explanation:

@@ -7,15 +7,18 @@ from pathlib import Path
 import structlog
 import uvloop
 from google.longrunning import operations_grpc_pb2
-from moodfood.trainer.v1 import scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
+from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 from pydantic import ValidationError
 
+from services.trainer import experiment_servicer, scheduler_servicer
 from services.trainer.automation import Automation
 from services.trainer.champion import Champion
 from services.trainer.drift_monitor import DriftMonitor
 from services.trainer.erasure import Erasure
 from services.trainer.errors import BrokenData, StorageFailed
 from services.trainer.event_log import EventLog
+from services.trainer.experiment_servicer import ExperimentServicer
+from services.trainer.experiments import Experiments
 from services.trainer.feedback import FeedbackStore
 from services.trainer.intake import Intake
 from services.trainer.labelling_servicer import Labelling
@@ -31,7 +34,6 @@ from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.review_queue import SUSPECTS_FILE, ReviewQueue
 from services.trainer.run_store import RunStore
 from services.trainer.scheduler import Scheduler
-from services.trainer.scheduler_servicer import SERVICE_NAME as SCHEDULER_SERVICE_NAME
 from services.trainer.scheduler_servicer import SchedulerServicer
 from services.trainer.servicer import SERVICE_NAME, TrainerServicer
 from services.trainer.settings import Settings
@@ -40,6 +42,12 @@ from services.trainer.taxonomy import load_taxonomy_labels
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
 
+SERVICE_NAMES = (
+    SERVICE_NAME,
+    experiment_servicer.SERVICE_NAME,
+    scheduler_servicer.SERVICE_NAME,
+    "google.longrunning.Operations",
+)
 SECONDS_OF_A_DAY = 24 * 60 * 60
 
 _log = structlog.get_logger()
@@ -113,6 +121,7 @@ async def serve(settings: Settings) -> None:
     drift = DriftMonitor(settings.drift_dir, registry, history)
     status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days, drift)
     automation = Automation(retrainer, status, store, on_drift=settings.retrain_on_drift)
+    experiments = Experiments(registry, champion, history, feedback)
     scheduler = Scheduler(settings.schedule_path, automation.ask)
 
     server = build_server(ERROR_TABLE)
@@ -121,11 +130,12 @@ async def serve(settings: Settings) -> None:
         server,
     )
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(scheduler), server)
+    experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(experiments), server)
     operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
     await retrainer.recover()
-    keeping = asyncio.create_task(delete_what_is_too_old(erasure, settings.retention_days))
-    stop = await start(server, [SERVICE_NAME, SCHEDULER_SERVICE_NAME, "google.longrunning.Operations"])
+    background = asyncio.gather(delete_what_is_too_old(erasure, settings.retention_days), experiments.watch())
+    stop = await start(server, SERVICE_NAMES)
     _log.info("trainer serving", address=f"{settings.host}:{port}")
     if registry.champion() is None:
         run = await retrainer.start(trainer_pb2.TRIGGER_FIRST_MODEL)
@@ -136,7 +146,7 @@ async def serve(settings: Settings) -> None:
 
     signal_name = await until_signal()
     _log.info("trainer stopping", signal=signal_name)
-    keeping.cancel()
+    background.cancel()
     scheduler.end()
     stop_metrics()
     await retrainer.close()

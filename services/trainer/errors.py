@@ -13,6 +13,8 @@ TrainerError
 ├── ReplicaRejected          an inference replica refused to load a version
 ├── NoReplicaReached         no inference replica answered during a promotion
 ├── RetrainInProgress        a run is going on
+├── ExperimentInProgress     an experiment is going on
+├── NoExperiment             none is going on
 ├── PromotionInProgress      a promotion or rollback is going on
 ├── NotSupported             the operation exists in the standard and is not offered here
 ├── StorageFailed            a file could not be written
@@ -140,6 +142,21 @@ class RetrainInProgress(TrainerError):
     def __init__(self, operation: str) -> None:
         super().__init__(f"a training run is going on as {operation}; wait for it or cancel it")
         self.operation = operation
+
+
+class ExperimentInProgress(TrainerError):
+    """An experiment is going on."""
+
+    def __init__(self, experiment_id: str) -> None:
+        super().__init__(f"experiment {experiment_id} is going on; stop it before another begins")
+        self.experiment_id = experiment_id
+
+
+class NoExperiment(TrainerError):
+    """No experiment is going on."""
+
+    def __init__(self) -> None:
+        super().__init__("no experiment is going on; start one")
 
 
 class PromotionInProgress(TrainerError):

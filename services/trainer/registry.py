@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.durable import append_lines, read_lines, replace_file, sync_folder, write_synced
-from services.trainer.errors import ModelVersionNotFound, StorageFailed
+from services.trainer.errors import ExperimentInProgress, ModelVersionNotFound, StorageFailed
 from services.trainer.records import to_json
 
 MANIFEST_FILE = "manifest.json"
@@ -142,6 +142,34 @@ class ModelRegistry:
         with contextlib.suppress(OSError):
             (self.folder / "pending").unlink(missing_ok=True)
 
+    def experiment(self) -> pb.Experiment | None:
+        """Return the experiment of the file, running or ended; None if there is none or it cannot be read."""
+        try:
+            text = (self.folder / "experiment").read_text(encoding="utf-8")
+            return json_format.Parse(text, pb.Experiment(), ignore_unknown_fields=True)
+        except (OSError, ValueError, json_format.ParseError):
+            return None
+
+    def begin_experiment(self, experiment: pb.Experiment) -> None:
+        """Write an experiment for the replicas to follow.
+
+        Raises:
+            ExperimentInProgress: another was begun meanwhile.
+            StorageFailed: it has not begun.
+
+        """
+        with self._locked():
+            present = self.experiment()
+            if present is not None and present.running:
+                raise ExperimentInProgress(present.experiment_id)
+            replace_file(self.folder / "experiment", to_json(experiment).encode())
+
+    def end_experiment(self, experiment: pb.Experiment) -> None:
+        """Write how an experiment ended. Raises StorageFailed: it goes on."""
+        with self._locked():
+            replace_file(self.folder / "experiment", to_json(experiment).encode())
+            append_lines(self.folder / "experiments.jsonl", [to_json(experiment, indent=None)])
+
     def next_generation(self) -> int:
         """Return a generation above every one that was ever used."""
         aliases = (alias for alias in (self.champion(), self.pending()) if alias is not None)
@@ -200,6 +228,9 @@ class ModelRegistry:
         """Delete all but the newest versions, the champion and its predecessor; return what was deleted."""
         champion = self.champion()
         kept = {champion.version, champion.previous} if champion else set()
+        experiment = self.experiment()
+        if experiment is not None and experiment.running:
+            kept.add(experiment.challenger_version)
         versions = self.versions()
         surplus = [version for version in versions[self._keep_versions :] if version not in kept]
         for version in surplus:

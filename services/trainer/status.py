@@ -40,6 +40,10 @@ ERROR_TABLE: ErrorTable = {
     errors.RetrainInProgress: Row(
         StatusCode.ABORTED, "RETRAIN_IN_PROGRESS", facts=lambda error: {"operation": error.operation}
     ),
+    errors.ExperimentInProgress: Row(
+        StatusCode.ABORTED, "EXPERIMENT_IN_PROGRESS", facts=lambda error: {"experiment_id": error.experiment_id}
+    ),
+    errors.NoExperiment: Row(StatusCode.FAILED_PRECONDITION, "NO_EXPERIMENT"),
     errors.PromotionInProgress: Row(StatusCode.ABORTED, "PROMOTION_IN_PROGRESS"),
     errors.NotSupported: Row(StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED"),
     errors.StorageFailed: Row(StatusCode.UNAVAILABLE, "STORAGE_FAILED"),

@@ -27,6 +27,7 @@ from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
 from services.inference.servicer import InferenceServicer
 from services.inference.taxonomy import Taxonomy
+from services.inference.trials import Trials
 from services.inference.warm import WarmShelf
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
@@ -223,7 +224,8 @@ async def test_request_in_flight_during_reload_is_answered_by_the_version_it_sta
     subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))
     log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
     recommender = Recommender(Taxonomy({}, "", {}), Catalogue({}, ()))
-    servicer = InferenceServicer(MODEL, subject, ModelRepository(models, MODEL), recommender, log)
+    repository = ModelRepository(models, MODEL)
+    servicer = InferenceServicer(MODEL, subject, repository, recommender, log, Trials(repository, subject))
     answer = (await servicer.Classify(inference_pb2.ClassifyRequest(text="hello"), None)).classification
     assert (answer.model_version, answer.intents[0].label) == (1, "from_version_1")
     assert subject.current.version == 2

@@ -22,6 +22,7 @@ from services.inference.repository import ModelRepository
 from services.inference.servicer import InferenceServicer
 from services.inference.status import ERROR_TABLE
 from services.inference.taxonomy import load_taxonomy
+from services.inference.trials import Trials
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
 from tests.registries import MODEL
@@ -46,7 +47,7 @@ async def inference(models: Path, folder: Path, encoder: Encoder | None = None) 
     log = QueryLog(folder / "queries.jsonl", 10**9, 1)
     log.start()
     recommender = Recommender(taxonomy, load_catalogue(SHIPPED / "catalogue" / "dishes.json"))
-    servicer = InferenceServicer(MODEL, holder, repository, recommender, log)
+    servicer = InferenceServicer(MODEL, holder, repository, recommender, log, Trials(repository, holder))
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
     async with running(servicer, add, ERROR_TABLE) as address, grpc.aio.insecure_channel(address) as channel:
         yield Service(inference_pb2_grpc.InferenceServiceStub(channel), channel, folder / "queries.jsonl")

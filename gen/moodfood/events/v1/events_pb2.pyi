@@ -51,7 +51,7 @@ class QueryRecord(_message.Message):
     experiment_id: _builtins.str
     """The experiment that was going on; empty if none was."""
     arm: _builtins.str
-    """Which side of a canary answered: "champion" or "challenger"; empty without one."""
+    """Which side of it answered the caller: "champion" or "challenger"; empty without one."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When it was answered."""
@@ -62,7 +62,7 @@ class QueryRecord(_message.Message):
 
     @_builtins.property
     def shadow(self) -> Global___ShadowAnswer:
-        """What the challenger of a shadow experiment would have said; unset without one."""
+        """What the other side of the experiment said, champion or challenger; unset without one."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ Global___QueryRecord: _TypeAlias = QueryRecord  # noqa: Y015
 
 @_typing.final
 class ShadowAnswer(_message.Message):
-    """The answer of a challenger that nobody was given."""
+    """The answer of the side of an experiment that nobody was given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -278,22 +278,26 @@ class ClassifyRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    CALLER_KEY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What the user said: 1 to 10,000 characters, not only spaces, no NUL."""
     top_k: _builtins.int
     """How many labels to return: 1 to 100. 0 means 5."""
     explain: _builtins.bool
     """Whether to say what spoke for the answer. Costs about as much as answering once more."""
+    caller_key: _builtins.str
+    """Who asks, at most 128 characters; keeps a caller on one side of an experiment. Empty means the caller's address."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         top_k: _builtins.int = ...,
         explain: _builtins.bool = ...,
+        caller_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_key", b"caller_key", "explain", b"explain", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,7 +335,10 @@ class BatchClassifyRequest(_message.Message):
 
     TEXTS_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    CALLER_KEY_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
+    """As in ClassifyRequest."""
+    caller_key: _builtins.str
     """As in ClassifyRequest."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -342,10 +349,11 @@ class BatchClassifyRequest(_message.Message):
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         top_k: _builtins.int = ...,
+        caller_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_key", b"caller_key", "texts", b"texts", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,12 +431,15 @@ class RecommendRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     MAX_DISHES_FIELD_NUMBER: _builtins.int
+    CALLER_KEY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """As in ClassifyRequest."""
     top_k: _builtins.int
     """How many labels to return: 1 to 100. 0 means 5."""
     max_dishes: _builtins.int
     """How many dishes to return: 1 to 50. 0 means 5."""
+    caller_key: _builtins.str
+    """As in ClassifyRequest."""
     @_builtins.property
     def context(self) -> Global___UserContext:
         """Shifts the ranking; its dietary restrictions filter."""
@@ -440,10 +451,11 @@ class RecommendRequest(_message.Message):
         context: Global___UserContext | None = ...,
         top_k: _builtins.int = ...,
         max_dishes: _builtins.int = ...,
+        caller_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "max_dishes", b"max_dishes", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_key", b"caller_key", "context", b"context", "max_dishes", b"max_dishes", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -639,6 +651,7 @@ class GetModelStatusResponse(_message.Message):
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     TRANSFORMER_MISSING_FIELD_NUMBER: _builtins.int
     WARM_VERSIONS_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -655,6 +668,8 @@ class GetModelStatusResponse(_message.Message):
     """Below this confidence the last model stage abstains."""
     transformer_missing: _builtins.str
     """Why the version's transformer stage does not serve; empty when it does or the version has none."""
+    experiment_id: _builtins.str
+    """The experiment this replica takes part in; empty if none."""
     @_builtins.property
     def loaded_at(self) -> _timestamp_pb2.Timestamp:
         """When this replica swapped to the version; unset while none is loaded."""
@@ -681,10 +696,11 @@ class GetModelStatusResponse(_message.Message):
         min_confidence: _builtins.float = ...,
         transformer_missing: _builtins.str = ...,
         warm_versions: _abc.Iterable[_builtins.int] | None = ...,
+        experiment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_at", b"loaded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "transformer_missing", b"transformer_missing", "version", b"version", "warm_versions", b"warm_versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "experiment_id", b"experiment_id", "generation", b"generation", "label_count", b"label_count", "last_reload_error", b"last_reload_error", "loaded_at", b"loaded_at", "min_confidence", b"min_confidence", "model", b"model", "stages", b"stages", "transformer_missing", b"transformer_missing", "version", b"version", "warm_versions", b"warm_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ExperimentKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExperimentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExperimentKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPERIMENT_KIND_UNSPECIFIED: _ExperimentKind.ValueType  # 0
+    """Never stored."""
+    EXPERIMENT_KIND_SHADOW: _ExperimentKind.ValueType  # 1
+    """It answers too, for the log only."""
+    EXPERIMENT_KIND_CANARY: _ExperimentKind.ValueType  # 2
+    """It answers a share of the callers, always the same ones; for the log the other side answers them too."""
+
+class ExperimentKind(_ExperimentKind, metaclass=_ExperimentKindEnumTypeWrapper):
+    """How a challenger meets real queries."""
+
+EXPERIMENT_KIND_UNSPECIFIED: ExperimentKind.ValueType  # 0
+"""Never stored."""
+EXPERIMENT_KIND_SHADOW: ExperimentKind.ValueType  # 1
+"""It answers too, for the log only."""
+EXPERIMENT_KIND_CANARY: ExperimentKind.ValueType  # 2
+"""It answers a share of the callers, always the same ones; for the log the other side answers them too."""
+Global___ExperimentKind: _TypeAlias = ExperimentKind  # noqa: Y015
+
 class _HistoryAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -855,6 +879,136 @@ class ChampionAlias(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChampionAlias: _TypeAlias = ChampionAlias  # noqa: Y015
+
+@_typing.final
+class Experiment(_message.Message):
+    """models/<model>/experiment: the experiment that is going on, or the last one. Replaced atomically; replicas follow it.
+    Ended ones are lines of models/<model>/experiments.jsonl too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CHALLENGER_VERSION_FIELD_NUMBER: _builtins.int
+    CHAMPION_VERSION_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    experiment_id: _builtins.str
+    """Identifies it."""
+    kind: Global___ExperimentKind.ValueType
+    """How the challenger meets real queries."""
+    challenger_version: _builtins.int
+    """Version on trial."""
+    champion_version: _builtins.int
+    """Champion when it began; another champion ends it."""
+    share: _builtins.float
+    """Canary: share of callers that the challenger answers, in (0, 1]. Shadow: share of callers it answers for the log."""
+    running: _builtins.bool
+    """Whether it goes on."""
+    by: _builtins.str
+    """Who began it."""
+    reason: _builtins.str
+    """Why it ended."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset while it goes on."""
+
+    @_builtins.property
+    def result(self) -> Global___ExperimentResult:
+        """What was seen when it ended."""
+
+    def __init__(
+        self,
+        *,
+        experiment_id: _builtins.str = ...,
+        kind: Global___ExperimentKind.ValueType = ...,
+        challenger_version: _builtins.int = ...,
+        champion_version: _builtins.int = ...,
+        share: _builtins.float = ...,
+        running: _builtins.bool = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        result: Global___ExperimentResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "result", b"result", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "challenger_version", b"challenger_version", "champion_version", b"champion_version", "ended_at", b"ended_at", "experiment_id", b"experiment_id", "kind", b"kind", "reason", b"reason", "result", b"result", "running", b"running", "share", b"share", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Experiment: _TypeAlias = Experiment  # noqa: Y015
+
+@_typing.final
+class ExperimentResult(_message.Message):
+    """What was seen of both sides, on queries that both answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    CHAMPION_ACCURACY_FIELD_NUMBER: _builtins.int
+    CHALLENGER_ACCURACY_FIELD_NUMBER: _builtins.int
+    CHAMPION_MICROS_FIELD_NUMBER: _builtins.int
+    CHALLENGER_MICROS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    CHALLENGER_ANSWERED_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    queries: _builtins.int
+    """Such queries, of the newest that the log holds."""
+    agreement: _builtins.float
+    """Share of them answered alike, in [0, 1]."""
+    judged: _builtins.int
+    """Those that people gave labels to."""
+    champion_accuracy: _builtins.float
+    """Share of the judged that the champion answered rightly, in [0, 1]."""
+    challenger_accuracy: _builtins.float
+    """The same for the challenger."""
+    champion_micros: _builtins.float
+    """Median time of the champion's answers, in microseconds."""
+    challenger_micros: _builtins.float
+    """The same for the challenger."""
+    errors: _builtins.int
+    """Queries that the challenger failed to answer."""
+    challenger_answered: _builtins.int
+    """Canary: queries that the challenger answered to callers."""
+    @_builtins.property
+    def decision(self) -> Global___PromotionDecision:
+        """Whether the challenger may be promoted, rule by rule, by the gate's own function."""
+
+    def __init__(
+        self,
+        *,
+        queries: _builtins.int = ...,
+        agreement: _builtins.float = ...,
+        judged: _builtins.int = ...,
+        champion_accuracy: _builtins.float = ...,
+        challenger_accuracy: _builtins.float = ...,
+        champion_micros: _builtins.float = ...,
+        challenger_micros: _builtins.float = ...,
+        errors: _builtins.int = ...,
+        challenger_answered: _builtins.int = ...,
+        decision: Global___PromotionDecision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "challenger_accuracy", b"challenger_accuracy", "challenger_answered", b"challenger_answered", "challenger_micros", b"challenger_micros", "champion_accuracy", b"champion_accuracy", "champion_micros", b"champion_micros", "decision", b"decision", "errors", b"errors", "judged", b"judged", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentResult: _TypeAlias = ExperimentResult  # noqa: Y015
 
 @_typing.final
 class HistoryEntry(_message.Message):
