@@ -66,7 +66,7 @@ def run_round(folder: Path, plan: Plan, chance: random.Random, labels: tuple[str
     path = folder / "feedback.jsonl"
     path.unlink(missing_ok=True)
     FeedbackStore(path).add([Feedback(text, (label,)) for text in texts(kind, word)])
-    result = retrain(replace(plan, feedback_file=str(path)), lambda _stage: None)
+    result = retrain(replace(plan, feedback_file=str(path)), lambda _stage, _share: None)
     shutil.rmtree(plan.registry.folder / str(result.version))
     return f"{kind:<9} {label:<26}", result
 
@@ -80,7 +80,7 @@ def main() -> None:
     chance, labels, promoted = random.Random(asked.seed), load_taxonomy_labels(TAXONOMY).names, 0
     with tempfile.TemporaryDirectory() as name:
         plan = plan_in(Path(name))
-        champion = retrain(plan, lambda _stage: None)
+        champion = retrain(plan, lambda _stage, _share: None)
         plan.registry.move_alias(champion.version, 0, 1, HISTORY_ACTION_PROMOTED, "benchmark", "the champion")
         for _ in range(asked.rounds):
             what, result = run_round(Path(name), plan, chance, labels)

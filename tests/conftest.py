@@ -75,7 +75,7 @@ def trained_models(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
     models = tmp_path_factory.mktemp("models")
     for _ in range(2):
-        retrain(small_plan(small_data, models), lambda _stage: None)
+        retrain(small_plan(small_data, models), lambda _stage, _share: None)
     promote(ModelRegistry(models, MODEL, 10), 1)
     return models
 

@@ -62,8 +62,8 @@ def train(
     with progress_bar() as progress:
         task = progress.add_task("start", total=100)
 
-        def report(stage: RunStage) -> None:
-            progress.update(task, description=stage.label, completed=stage.value)
+        def report(stage: RunStage, share: float) -> None:
+            progress.update(task, description=stage.label, completed=stage.percent(share))
 
         result = retrain(plan, report)
         progress.update(task, description="done", completed=100)

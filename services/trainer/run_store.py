@@ -1,6 +1,8 @@
 """Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins."""
 
 import contextlib
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -9,6 +11,8 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 from services.trainer.durable import replace_file
 from services.trainer.errors import TrainingRunNotFound
 from services.trainer.records import to_json
+
+ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
 
 class RunStore:
@@ -32,6 +36,16 @@ class RunStore:
                     run = _read(path)
                     if run is not None:
                         self._runs[run.run_id] = run
+
+    def new_id(self) -> str:
+        """Return an id that sorts after every other, also when the clock was set back."""
+        moment = f"{datetime.now(UTC):{ID_FORMAT}}"
+        newest = max((run_id[: len(moment)] for run_id in self._runs), default="")
+        if moment <= newest:
+            with contextlib.suppress(ValueError):
+                after = datetime.strptime(newest, ID_FORMAT).replace(tzinfo=UTC) + timedelta(microseconds=1)
+                moment = f"{after:{ID_FORMAT}}"
+        return f"{moment}-{uuid.uuid4().hex[:4]}"
 
     def save(self, run: pb.TrainingRun) -> None:
         """Keep a copy of the run and write it. Raises StorageFailed; the copy is kept all the same."""

@@ -25,6 +25,8 @@ from services.trainer.text import digest_of_words, normalise
 LINEAR_GRID = (0.5, 1.0, 2.0)
 HEAD_GRID = (3.0, 10.0, 30.0)
 FOLDS = 5
+# How many fits a search of two or three settings and the two final ones come to, for whoever shows progress.
+FITS_WITHOUT_HEAD, FITS_WITH_HEAD = 8, 16
 # With many examples fewer folds than FOLDS give as many out-of-fold answers as the choices below need.
 ENOUGH_ANSWERS = 5000
 
@@ -87,6 +89,7 @@ class _Data:
     components: Components | None
     folds: np.ndarray
     evidence: np.ndarray
+    fitted: Callable[[], None]
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Return distributions float32 [n_rows, n_labels]; without a label, all labels alike."""
@@ -119,7 +122,12 @@ class _Calibration:
     choices: Choices
 
 
-def fit(examples: Sequence[Example], judging: Sequence[bool], embeddings: Embedder | None) -> FittedModels:
+def fit(
+    examples: Sequence[Example],
+    judging: Sequence[bool],
+    embeddings: Embedder | None,
+    fitted: Callable[[], None] = lambda: None,
+) -> FittedModels:
     """Fit the model that is judged and the model that serves; the same examples in the same order give the same.
 
     Every choice is made for the first and taken over by the second, which learns from a tenth more.
@@ -128,12 +136,13 @@ def fit(examples: Sequence[Example], judging: Sequence[bool], embeddings: Embedd
         examples: all of them.
         judging: which of them the judged model must not be fitted to, [n].
         embeddings: gives embeddings for the transformer stage; None for a model without that stage.
+        fitted: called after each of about FITS_WITH_HEAD or FITS_WITHOUT_HEAD fits.
 
     Raises:
         StageFailed: fewer than two labels have examples.
 
     """
-    data = _data(examples, embeddings)
+    data = _data(examples, embeddings, fitted)
     everything, learned = np.arange(len(examples)), np.flatnonzero(~np.asarray(judging, dtype=bool))
     tried = _cross_fit(data, learned)
     found = _calibrate(data, tried)
@@ -146,10 +155,12 @@ def _fitted(
     data: _Data, rows: np.ndarray, tried: _OutOfFold, found: _Calibration, start: HeadClassifier | None
 ) -> FittedModel:
     linear = LinearClassifier(tried.linear_setting).fit_counts(data.counts.of(rows), data.belongs[rows])
+    data.fitted()
     head = None
     if data.components is not None:
         head = HeadClassifier(tried.head_setting).fit_components(data.components, rows, data.targets(rows), start)
         head.blended(*found.shares, found.unknown)
+        data.fitted()
     return FittedModel(linear.calibrated(found.temperature), head, data.labels, found.thresholds, found.choices)
 
 
@@ -211,7 +222,7 @@ def label_columns(examples: Sequence[Example]) -> tuple[tuple[str, ...], np.ndar
     return labels, belongs
 
 
-def _data(examples: Sequence[Example], embeddings: Embedder | None) -> _Data:
+def _data(examples: Sequence[Example], embeddings: Embedder | None, fitted: Callable[[], None]) -> _Data:
     labels, belongs = label_columns(examples)
     if len(labels) < 2:
         raise StageFailed(f"the examples carry {len(labels)} different labels; at least 2 are needed")
@@ -221,7 +232,7 @@ def _data(examples: Sequence[Example], embeddings: Embedder | None) -> _Data:
         components = principal_components(embeddings.embed([example.text for example in examples]))
     folds = np.array([fold_of(text) for text in texts])
     evidence = np.array([example.source != TAXONOMY for example in examples])
-    return _Data(labels, count_grams(texts), belongs, components, folds, evidence)
+    return _Data(labels, count_grams(texts), belongs, components, folds, evidence, fitted)
 
 
 def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
@@ -234,8 +245,9 @@ def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
 
     def linear_scores(fold: int, setting: float) -> np.ndarray:
         rows = outside[fold]
-        fitted = LinearClassifier(setting).fit_counts(data.counts.of(rows), data.belongs[rows])
-        return fitted.scores_of(data.counts.of(inside[fold]))
+        model = LinearClassifier(setting).fit_counts(data.counts.of(rows), data.belongs[rows])
+        data.fitted()
+        return model.scores_of(data.counts.of(inside[fold]))
 
     setting, linear = _search(data, inside, tuned_on, LINEAR_GRID, linear_scores)
     linear |= {fold: linear_scores(fold, setting) for fold in folds if fold not in linear}
@@ -249,6 +261,7 @@ def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
         nonlocal latest
         rows = outside[fold]
         latest = HeadClassifier(setting).fit_components(components, rows, data.targets(rows), latest)
+        data.fitted()
         return latest.component_scores(components, inside[fold])
 
     head_setting, above = _search(data, inside, tuned_on, HEAD_GRID, head_scores)

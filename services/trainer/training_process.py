@@ -20,6 +20,7 @@ class TrainingProcess:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._killed = False
 
     async def run(self, plan: Plan) -> AsyncIterator[pb.TrainingRun]:
         """Start the child and yield what it reports: runs in which only the changed fields are set."""
@@ -33,6 +34,8 @@ class TrainingProcess:
             env={**os.environ, "OMP_NUM_THREADS": THREADS, "OPENBLAS_NUM_THREADS": THREADS},
         )
         self._process = process
+        if self._killed:
+            self.kill()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the child has no pipes")
         process.stdin.write(plan.to_line())
@@ -46,7 +49,8 @@ class TrainingProcess:
         self._process = None
 
     def kill(self) -> None:
-        """End the child at once, if there is one."""
+        """End the child at once, also one that is being started."""
+        self._killed = True
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
+import grpc
 import pytest
+from google.longrunning import operations_grpc_pb2, operations_pb2
 
 from tests.e2e.system import System, eventually
 from tests.registries import MODEL
@@ -22,26 +25,67 @@ def wait_for_stage(live: System, run_id: str, stage: str) -> None:
     eventually(lambda: f"{run_id} api_triggered stage {stage}" in log.read_text(), f"stage {stage}", 30)
 
 
-@pytest.mark.parametrize("stage", ["start", "collect", "train", "export", "evaluate"])
-def test_trainer_killed_in_a_stage_comes_back_with_the_run_marked_failed(live: System, stage: str) -> None:
-    operation = live.call("/retrain", {})[1]["operation"]
-    run_id = operation.removeprefix("operations/")
+STAGES = [
+    "start", "collect", "clean", "snapshot", "train", "export", "parity", "evaluate", "decide", "register", "rehearse",
+    "promote",
+]  # fmt: skip
+
+
+def begin(live: System, stage: str) -> str:
+    """Begin a run and wait until it has reached a stage; short ones may be over by the time that this is seen."""
+    code, answer = live.call("/retrain", {})
+    assert code == 200, answer
+    run_id = str(answer["operation"].removeprefix("operations/"))
     if stage != "start":
         wait_for_stage(live, run_id, stage)
-    live.kill("trainer")
-    assert live.intent("chocolate please") == "flavor_chocolate"
-    assert live.version() == 1
+    return run_id
 
-    live.start("trainer")
-    run = live.ended(run_id)
 
-    assert run["state"] == "failed"
-    assert "stopped in stage" in run["reasons"][0]
-    assert list((live.models / MODEL).glob(".unfinished-*")) == []
-    for version in complete_versions(live.models):
-        json.loads((live.models / MODEL / str(version) / "manifest.json").read_text())
-    assert live.version() == 1
+def reached(reason: str, stage: str) -> bool:
+    """Say whether a run ended in a stage or after it."""
+    return STAGES.index(reason.split()[-1]) >= STAGES.index(stage)
+
+
+def test_trainer_killed_in_any_stage_comes_back_with_the_run_marked_and_one_version_serving(live: System) -> None:
+    for stage in STAGES:
+        champion = live.version()
+        run_id = begin(live, stage)
+        live.kill("trainer")
+        assert live.intent("chocolate please") == "flavor_chocolate"
+
+        live.start("trainer")
+        run = live.ended(run_id)
+
+        assert reached(run["reasons"][0], stage), run["reasons"]
+        alias = json.loads((live.models / MODEL / "champion").read_text())["version"]
+        assert (run["state"], alias) in {("failed", champion), ("succeeded", run["version"])}
+        eventually(lambda alias=alias: live.version() == alias, f"inference on the champion after {stage}", 10)  # type: ignore[misc]
+        assert list((live.models / MODEL).glob(".unfinished-*")) == []
+        for version in complete_versions(live.models):
+            json.loads((live.models / MODEL / str(version) / "manifest.json").read_text())
     assert live.retrain()["state"] == "succeeded"
+
+
+def test_run_cancelled_in_any_stage_ends_within_two_seconds_and_frees_its_memory(live: System) -> None:
+    trainer = live.processes["trainer"].pid
+    children = Path(f"/proc/{trainer}/task/{trainer}/children")
+    for stage in STAGES:
+        champion = live.version()
+        run_id = begin(live, stage)
+        began = time.monotonic()
+        with grpc.insecure_channel(live.trainer) as channel:
+            operations_grpc_pb2.OperationsStub(channel).CancelOperation(
+                operations_pb2.CancelOperationRequest(name=f"operations/{run_id}"), timeout=5
+            )
+        run = live.ended(run_id)
+        seconds = time.monotonic() - began
+        assert (run["state"], live.version()) in {("cancelled", champion), ("succeeded", run["version"])}
+        if run["state"] == "cancelled":
+            assert reached(run["reasons"][0], stage), run["reasons"]
+        else:
+            assert stage in {"rehearse", "promote"}
+        assert seconds < 2.0, f"{stage}: {seconds:.2f} s"
+        assert children.read_text().split() == []
 
 
 def test_killed_training_process_fails_the_run_and_not_the_trainer(live: System) -> None:

@@ -2,6 +2,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,13 @@ def top_label(registry: ModelRegistry, version: int, text: str) -> str:
 
 
 def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
-    seen: list[RunStage] = []
-    result = retrain(small_plan(small_data, tmp_path), seen.append)
+    reports: list[tuple[RunStage, float]] = []
+    result = retrain(small_plan(small_data, tmp_path), lambda stage, share: reports.append((stage, share)))
+    seen = list(dict.fromkeys(stage for stage, _ in reports))
     assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
-    assert sorted(stage.value for stage in seen) == [stage.value for stage in seen]
+    percents = [stage.percent(share) for stage, share in reports]
+    assert sorted(percents) == percents
+    assert all(after - before <= 30 for before, after in pairwise(percents)), percents
     assert (result.decision.promoted, result.version) == (True, 1)
     folder = tmp_path / MODEL / "1"
     assert {
@@ -47,7 +51,7 @@ def test_run_is_repeated_from_its_snapshot_and_gives_the_same_bytes(small_data: 
     registry = ModelRegistry(models, MODEL, 10)
     snapshot = registry.manifest(1).snapshot
     empty = Plan(str(models), MODEL, 10, (), encoder_dir=small_plan(small_data, models).encoder_dir)
-    version = retrain(replace(empty, snapshot_id=snapshot.id), lambda _stage: None).version
+    version = retrain(replace(empty, snapshot_id=snapshot.id), lambda _stage, _share: None).version
     for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
         assert registry.file(1, name) == registry.file(version, name)
     repeated = registry.manifest(version)
@@ -62,9 +66,9 @@ def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models
     for damage in (path.read_bytes()[:-20], b"", b'{"part": "nowhere"}\n'):
         path.write_bytes(damage)
         with pytest.raises(SnapshotNotFound, match=name):
-            retrain(replace(small_plan(small_data, models), snapshot_id=name), lambda _stage: None)
+            retrain(replace(small_plan(small_data, models), snapshot_id=name), lambda _stage, _share: None)
     with pytest.raises(SnapshotNotFound):
-        retrain(replace(small_plan(small_data, models), snapshot_id="../../etc/passwd"), lambda _stage: None)
+        retrain(replace(small_plan(small_data, models), snapshot_id="../../etc/passwd"), lambda _stage, _share: None)
 
 
 def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data: Path, models: Path) -> None:
@@ -72,7 +76,7 @@ def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data:
     path = registry.snapshots_folder / f"{registry.manifest(1).snapshot.id}.jsonl"
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
-    retrain(small_plan(small_data, models), lambda _stage: None)
+    retrain(small_plan(small_data, models), lambda _stage, _share: None)
     assert intact == path.read_bytes()
 
 
@@ -80,7 +84,7 @@ def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path,
     registry = ModelRegistry(models, MODEL, 10)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback(f"something glorptastic number {n}", ("flavor_spicy",)) for n in range(30)])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
     assert result.decision.promoted, result.decision.reasons
     assert top_label(registry, result.version, "a glorptastic evening") == "flavor_spicy"
     assert top_label(registry, 1, "a glorptastic evening") != "flavor_spicy"
@@ -98,7 +102,7 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
     chance = random.Random(7)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
     assert not result.decision.promoted
     assert result.decision.reasons
     decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
@@ -108,7 +112,7 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback("Pizza!", ("emotion_sad",))])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage: None)
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
     assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
     assert result.decision.promoted
 
@@ -118,7 +122,7 @@ def test_any_labels_and_examples_can_be_trained_without_a_taxonomy(tmp_path: Pat
     rows = [{"text": f"turn the {w} {a} number {n}", "labels": [f"{w}_{a}"]}
             for n in range(60) for w in ("light", "radio") for a in ("on", "off")]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
-    result = retrain(Plan(str(tmp_path / "m"), "home", 10, (str(path),)), lambda _stage: None)
+    result = retrain(Plan(str(tmp_path / "m"), "home", 10, (str(path),)), lambda _stage, _share: None)
     assert (result.decision.promoted, result.evaluation.accuracy) == (True, 1.0)
     assert dict(result.snapshot.dropped) == {"malformed_line": 1}
 
@@ -134,13 +138,13 @@ def test_too_little_data_ends_the_run_and_registers_nothing(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
     with pytest.raises(error):
-        retrain(plan, lambda _stage: None)
+        retrain(plan, lambda _stage, _share: None)
     assert plan.registry.versions() == []
 
 
 def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
     with pytest.raises(BrokenData, match="nowhere"):
-        retrain(Plan(str(tmp_path), "home", 10, (str(tmp_path / "nowhere.jsonl"),)), lambda _stage: None)
+        retrain(Plan(str(tmp_path), "home", 10, (str(tmp_path / "nowhere.jsonl"),)), lambda _stage, _share: None)
 
 
 def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(small_data: Path, models: Path) -> None:
@@ -148,12 +152,12 @@ def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(
     promote(registry, 2)
     (registry.folder / "2" / "judged_model.onnx").unlink()
     with pytest.raises(StageFailed, match="champion"):
-        retrain(small_plan(small_data, models), lambda _stage: None)
+        retrain(small_plan(small_data, models), lambda _stage, _share: None)
 
 
 def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
     plan = replace(small_plan(small_data, tmp_path), encoder_dir=str(tmp_path / "nowhere"))
-    result = retrain(plan, lambda _stage: None)
+    result = retrain(plan, lambda _stage, _share: None)
     assert result.decision.promoted
     assert not plan.registry.manifest(1).HasField("head")
     assert not (plan.registry.folder / "1" / "head.onnx").exists()
@@ -178,6 +182,6 @@ def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, 
     outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = small_plan(small_data, tmp_path / "models")
     plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
-    result = retrain(plan, lambda _stage: None)
+    result = retrain(plan, lambda _stage, _share: None)
     assert result.evaluation.out_of_scope_examples > 0
     assert result.evaluation.out_of_scope_recall >= 0.9
