@@ -1,8 +1,9 @@
 """`train` and `evaluate`: the trainer's library used in place, without servers."""
 
+import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from services.trainer.errors import BrokenData, NoChampion
 from services.trainer.evaluation import Evaluation, evaluate
 from services.trainer.examples import read_examples
 from services.trainer.plan import Plan
+from services.trainer.promotion import Rule
+from services.trainer.records import rule_results
 from services.trainer.registry import ModelRegistry
+from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
 from services.trainer.retraining import Result, retrain
 from services.trainer.stages import RunStage
 from services.trainer.stored_version import open_version
 
 KEEP_VERSIONS = 10
 BY = "moodfood train"
+REHEARSAL_BYTES = 1024 * MEBIBYTE
+NO_FOLDER = "/nonexistent"
 
 
 def train(
@@ -67,8 +73,11 @@ def train(
 
         result = retrain(plan, report)
         progress.update(task, description="done", completed=100)
+    seconds = time.perf_counter() - began
+    rehearsed = asyncio.run(_rehearsed(plan, result)) if result.decision.promoted else ()
+    result = replace(result, decision=replace(result.decision, rules=(*result.decision.rules, *rehearsed)))
     _conclude(plan.registry, result)
-    return _summary(plan, result, time.perf_counter() - began)
+    return _summary(plan, result, seconds)
 
 
 def evaluate_version(
@@ -130,6 +139,23 @@ def _name(path: Path | None) -> str:
     if path is not None and not path.is_file():
         raise BrokenData(f"there is no file {path}")
     return str(path) if path else ""
+
+
+async def _rehearsed(plan: Plan, result: Result) -> tuple[Rule, ...]:
+    """Serve the version in an inference process of its own, keep what was found with it, and return that."""
+    stage = Stage(
+        {
+            "MOODFOOD_MODELS_DIR": plan.models_dir,
+            "MOODFOOD_MODEL": plan.model,
+            "MOODFOOD_ENCODER_DIR": plan.encoder_dir or NO_FOLDER,
+        },
+        REHEARSAL_BYTES,
+    )
+    rules = await rehearse(stage, plan.registry.manifest(result.version))
+    rehearsal = manifest_pb2.Rehearsal(rules=rule_results(rules))
+    rehearsal.at.GetCurrentTime()
+    plan.registry.add_rehearsal(result.version, rehearsal)
+    return rules
 
 
 def _conclude(registry: ModelRegistry, result: Result) -> None:

@@ -1,6 +1,7 @@
 """Starts the trainer: the only place that reads its environment and wires its objects."""
 
 import asyncio
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from services.trainer.automation import Automation
 from services.trainer.champion import Champion
 from services.trainer.drift_monitor import DriftMonitor
 from services.trainer.erasure import Erasure
-from services.trainer.errors import BrokenData, StorageFailed
+from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.event_log import EventLog
 from services.trainer.experiment_servicer import ExperimentServicer
 from services.trainer.experiments import Experiments
@@ -138,8 +139,10 @@ async def serve(settings: Settings) -> None:
     stop = await start(server, SERVICE_NAMES)
     _log.info("trainer serving", address=f"{settings.host}:{port}")
     if registry.champion() is None:
-        run = await retrainer.start(trainer_pb2.TRIGGER_FIRST_MODEL)
-        _log.info("the registry is empty: training the first model", run=run.run_id)
+        # Another trainer on the store may have begun it.
+        with contextlib.suppress(RetrainInProgress):
+            run = await retrainer.start(trainer_pb2.TRIGGER_FIRST_MODEL)
+            _log.info("the registry is empty: training the first model", run=run.run_id)
 
     scheduler.begin()
     stop_metrics = serve_metrics(TrainerCollector(status.now, store.newest_first), settings.host, settings.metrics_port)

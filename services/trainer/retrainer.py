@@ -187,12 +187,15 @@ class Retrainer:
         try:
             self._lock.acquire()
         except Timeout:
-            raise RetrainInProgress("operations/unknown, held by another trainer on this store") from None
+            runs = self._store.newest_first()
+            going_on = next((run.run_id for run in runs if run.state == pb.RUN_STATE_RUNNING), "unknown")
+            raise RetrainInProgress(operation_name(going_on)) from None
 
     async def _run(self, run: pb.TrainingRun, plan: Plan) -> None:
         try:
-            async for change in self._process.run(plan):
-                await self._merge(run, change)
+            async with contextlib.aclosing(self._process.run(plan)) as changes:
+                async for change in changes:
+                    await self._merge(run, change)
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = pb.RUN_STATE_FAILED
                 run.reasons.append(f"the training process died in stage {_stage_name(run)}")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from google.protobuf import json_format
 from moodfood.trainer.v1 import trainer_pb2 as pb
@@ -22,8 +22,11 @@ class TrainingProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._killed = False
 
-    async def run(self, plan: Plan) -> AsyncIterator[pb.TrainingRun]:
-        """Start the child and yield what it reports: runs in which only the changed fields are set."""
+    async def run(self, plan: Plan) -> AsyncGenerator[pb.TrainingRun, None]:
+        """Start the child and yield what it reports: runs in which only the changed fields are set.
+
+        Closing the generator ends the child.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -41,12 +44,18 @@ class TrainingProcess:
         process.stdin.write(plan.to_line())
         with contextlib.suppress(ConnectionError):
             await process.stdin.drain()
-        async for line in process.stdout:
-            with contextlib.suppress(json_format.ParseError):
-                yield json_format.Parse(line, pb.TrainingRun())
-        await process.wait()
-        process.stdin.close()
-        self._process = None
+        try:
+            async for line in process.stdout:
+                with contextlib.suppress(json_format.ParseError):
+                    yield json_format.Parse(line, pb.TrainingRun())
+        finally:
+            # Standard output ends with the child, unless whoever listens has had enough.
+            if not process.stdout.at_eof():
+                self.kill()
+                await process.stdout.read()
+            await process.wait()
+            process.stdin.close()
+            self._process = None
 
     def kill(self) -> None:
         """End the child at once, also one that is being started."""

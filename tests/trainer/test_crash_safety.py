@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from moodfood.inference.v1 import inference_pb2_grpc
-from moodfood.trainer.v1 import scheduler_pb2
+from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 
 from services.trainer.champion import Champion
 from services.trainer.errors import StorageFailed
@@ -28,6 +28,7 @@ from services.trainer.stored_version import open_version
 from tests.conftest import ROOT, small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL
+from tests.trainer.test_retrainer import retrainer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -110,6 +111,21 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
                 await champion.roll_back("anna", "")
         assert write > 4
         assert replica.serving == 2
+
+
+async def test_run_that_cannot_be_recorded_fails_and_leaves_no_process(
+    registry: ModelRegistry, small_data: Path, tmp_path: Path
+) -> None:
+    subject, _ = retrainer(registry, small_data, tmp_path, "127.0.0.1:1")
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+    with disk_full_at(11):
+        run = await subject.start(trainer_pb2.TRIGGER_MANUAL)
+        ended = await subject.wait(run.run_id, None)
+    assert (ended.state, "No space left" in ended.reasons[0]) == (trainer_pb2.RUN_STATE_FAILED, True)
+    assert set(children.read_text().split()) <= before
+    again = await subject.wait((await subject.start(trainer_pb2.TRIGGER_MANUAL, validate_only=True)).run_id, None)
+    assert again.state == trainer_pb2.RUN_STATE_SUCCEEDED
 
 
 def test_feedback_with_a_full_disk_is_refused_and_not_half_there(tmp_path: Path) -> None:
@@ -239,8 +255,6 @@ def test_damaged_alias_is_written_anew_from_the_history(registry: ModelRegistry)
 
 def test_clock_set_back_neither_repeats_nor_reorders_runs(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    from moodfood.trainer.v1 import trainer_pb2
-
     store.save(trainer_pb2.TrainingRun(run_id="29991231-235959-999999-abcd", state=trainer_pb2.RUN_STATE_SUCCEEDED))
     ids = []
     for _ in range(3):

@@ -103,7 +103,7 @@ async def test_second_trainer_on_the_store_neither_buries_nor_starts_runs(
     with FileLock(tmp_path / "runs" / ".lock", thread_local=False):
         await subject.recover()
         assert store.get("20260101-dead").state == pb.RUN_STATE_RUNNING
-        with pytest.raises(RetrainInProgress):
+        with pytest.raises(RetrainInProgress, match="operations/20260101-dead"):
             await subject.start(pb.TRIGGER_MANUAL)
 
 
