@@ -17,7 +17,7 @@ from services.trainer.embedding_store import EmbeddingStore, open_embeddings
 from services.trainer.evaluation import accuracy
 from services.trainer.examples import Example, read_examples
 from services.trainer.export import export_graphs
-from services.trainer.label_noise import find_label_noise
+from services.trainer.label_noise import find_label_noise, worth_leaving_out
 from services.trainer.scoring import CascadeScorer
 from services.trainer.snapshot import split
 from services.trainer.training import fit
@@ -59,8 +59,9 @@ def main() -> None:
     good = True
     with tempfile.TemporaryDirectory() as folder:
         for embeddings in (None, open_embeddings(str(ENCODER), Path(folder))):
-            name = "embeddings" if embeddings is not None else "n-grams"
-            suspects = {suspicion.example for suspicion in find_label_noise(noisy, embeddings)}
+            name = "embeddings" if embeddings is not None else "words"
+            found_there = worth_leaving_out(find_label_noise(noisy, embeddings), noisy)
+            suspects = {suspicion.example for suspicion in found_there}
             hits = len(suspects & injected)
             found, precision = hits / len(injected), hits / max(1, len(suspects))
             print(f"{name}: {found:.3f} of {len(injected)} found at precision {precision:.3f}", flush=True)

@@ -134,7 +134,10 @@ async def serve(settings: Settings) -> None:
     experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(experiments), server)
     operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
-    await retrainer.recover()
+    try:
+        await retrainer.recover()
+    except StorageFailed as error:
+        _log.error("cannot mend what was found; free the disk and start again", problem=str(error))
     background = asyncio.gather(delete_what_is_too_old(erasure, settings.retention_days), experiments.watch())
     stop = await start(server, SERVICE_NAMES)
     _log.info("trainer serving", address=f"{settings.host}:{port}")

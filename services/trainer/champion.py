@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import structlog
 from filelock import FileLock, Timeout
 from moodfood.registry.v1 import manifest_pb2 as pb
 
@@ -23,6 +24,8 @@ from services.trainer.errors import (
 )
 from services.trainer.registry import ModelRegistry
 from services.trainer.rollout import ReplicaResult, commit, merged, prepare, resolve, sent_back, statuses
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Champion:
             )
             if ahead > alias.generation:
                 version = pending.version if pending else 0
+                _log.warning("found a promotion that was not finished", ahead=ahead, champion=alias.version)
                 what = f"version {version}" if version else "another version"
                 await self._reassert(ahead, "trainer", f"a promotion of {what} was not finished")
             self._registry.clear_pending()

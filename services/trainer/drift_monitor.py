@@ -3,6 +3,7 @@
 The first ones are kept in a file for each version once they are complete, because the query log is rotated.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from moodfood.events.v1.events_pb2 import TrafficRecord
 from services.trainer.answered_query import AnsweredQuery
 from services.trainer.drift import Drift, Traffic, measure, traffic_of
 from services.trainer.durable import replace_file
+from services.trainer.errors import StorageFailed
 from services.trainer.query_history import QueryHistory
 from services.trainer.records import to_json
 from services.trainer.registry import ModelRegistry
@@ -41,7 +43,9 @@ class DriftMonitor:
             return measure(traffic_of(answered), traffic_of(()))
         if record is None:
             record = _record(answered[:REFERENCE_QUERIES])
-            replace_file(path, to_json(record).encode())
+            # A disk that refuses costs the reference only when the log is rotated before the next call.
+            with contextlib.suppress(StorageFailed):
+                replace_file(path, to_json(record).encode())
         reference = Traffic(dict(record.labels), tuple(record.confidences), record.unknown, record.escalated)
         until = record.until.ToNanoseconds() / 1e9
         return measure(reference, traffic_of([each for each in answered if each.at > until][-RECENT_QUERIES:]))

@@ -45,6 +45,13 @@ def count_grams(texts: Sequence[str]) -> GramCounts:
     return GramCounts(_ordered(words.vocabulary_), _ordered(characters.vocabulary_), matrix)
 
 
+def count_words(texts: Sequence[str]) -> GramCounts:
+    """Return what `count_grams` does without character grams: a fifth of the columns."""
+    words, _ = _counters(None, None)
+    matrix = _fit(words, texts)
+    return GramCounts(_ordered(words.vocabulary_), (), matrix)
+
+
 class GramCounter:
     """Counts the grams of a fixed vocabulary; others are not counted."""
 

@@ -42,13 +42,13 @@ class Components:
     projected: np.ndarray
 
 
-def principal_components(embeddings: np.ndarray) -> Components:
-    """Return the components of [n, columns], scaled so that the mean squared length of a centred embedding is 1."""
+def principal_components(embeddings: np.ndarray, most: int = MAX_COMPONENTS) -> Components:
+    """Return the leading components of [n, columns], scaled so that a centred embedding's mean squared length is 1."""
     center = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
     gram = np.zeros((embeddings.shape[1], embeddings.shape[1]))
     for chunk in _chunks(embeddings, center):
         gram += chunk.T @ chunk
-    count = min(MAX_COMPONENTS, len(embeddings), embeddings.shape[1])
+    count = min(most, len(embeddings), embeddings.shape[1])
     variances, directions = np.linalg.eigh(gram)
     variances, directions = variances[-count:], directions[:, -count:]
     scale = float(np.sqrt(len(embeddings) / max(np.trace(gram), np.finfo(np.float32).tiny)))

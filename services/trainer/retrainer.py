@@ -302,6 +302,7 @@ class Retrainer:
         buried.percent = 100
         buried.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
         buried.finished_at.FromDatetime(datetime.now(UTC))
+        _log.warning("found a run that its trainer did not end", run=run.run_id, stage=_stage_name(run))
         self._save(buried)
         self._events.run_changed(buried)
 

@@ -19,7 +19,7 @@ from services.trainer.evaluation import Evaluation, accuracy, evaluate, with_gol
 from services.trainer.examples import FEEDBACK, FROM_PEOPLE, Example, read_examples
 from services.trainer.export import Graphs, export_graphs
 from services.trainer.feedback import FeedbackStore
-from services.trainer.label_noise import find_label_noise
+from services.trainer.label_noise import find_label_noise, worth_leaving_out
 from services.trainer.parity import check_parity
 from services.trainer.plan import Plan
 from services.trainer.promotion import MIN_FEEDBACK_EXAMPLES, Decision, decide
@@ -130,9 +130,10 @@ def _gathered(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> 
     cleaned = clean(collected.seeds, collected.feedback, (*collected.held_out, *collected.golden), collected.labels)
     if embeddings is not None:
         _embed(embeddings, [example.text for example in cleaned.examples], report)
-    noise = find_label_noise(cleaned.examples, embeddings)
+    suspected = find_label_noise(cleaned.examples, embeddings)
     if plan.suspects_file:
-        write_suspects(Path(plan.suspects_file), noise, cleaned.contradictory)
+        write_suspects(Path(plan.suspects_file), suspected, cleaned.contradictory)
+    noise = worth_leaving_out(suspected, cleaned.examples)
     report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
     snapshot = split(

@@ -1,6 +1,7 @@
 """Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins."""
 
 import contextlib
+import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,26 +17,29 @@ ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
 
 class RunStore:
-    """All runs, in memory and on disk, those of other trainers on the store included. Ids sort by time."""
+    """All runs, in memory and on disk, those of other trainers on the store included. Ids sort by time.
+
+    Safe to read from any thread.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs: dict[str, pb.TrainingRun] = {}
         self._seen: dict[str, int] = {}
+        self._reading = threading.Lock()
         self._refresh()
 
     def _refresh(self) -> None:
         """Read what another trainer on the store has written since."""
-        if not self._folder.is_dir():
-            return
-        for path in self._folder.glob("[!.]*.json"):
-            with contextlib.suppress(OSError):
-                changed_at = path.stat().st_mtime_ns
-                if self._seen.get(path.name) != changed_at:
-                    self._seen[path.name] = changed_at
-                    run = _read(path)
-                    if run is not None:
-                        self._runs[run.run_id] = run
+        with self._reading:
+            for path in self._folder.glob("[!.]*.json") if self._folder.is_dir() else ():
+                with contextlib.suppress(OSError):
+                    changed_at = path.stat().st_mtime_ns
+                    if self._seen.get(path.name) != changed_at:
+                        self._seen[path.name] = changed_at
+                        run = _read(path)
+                        if run is not None:
+                            self._runs[run.run_id] = run
 
     def new_id(self) -> str:
         """Return an id that sorts after every other, also when the clock was set back."""
@@ -72,7 +76,7 @@ class RunStore:
     def newest_first(self) -> list[pb.TrainingRun]:
         """Return every run."""
         self._refresh()
-        return [self._runs[run_id] for run_id in sorted(self._runs, reverse=True)]
+        return [run for _, run in sorted(self._runs.copy().items(), reverse=True, key=lambda item: item[0])]
 
 
 def _read(path: Path) -> pb.TrainingRun | None:

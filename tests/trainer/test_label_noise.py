@@ -5,7 +5,7 @@ import pytest
 
 from services.trainer.embedding_store import EmbeddingStore, open_embeddings
 from services.trainer.examples import FEEDBACK, IMPORT, SEED, TAXONOMY, Example
-from services.trainer.label_noise import find_label_noise
+from services.trainer.label_noise import find_label_noise, worth_leaving_out
 from services.trainer.suspects import read_suspects, write_suspects
 from tests.conftest import ENCODER
 
@@ -51,6 +51,13 @@ def test_only_what_nobody_said_about_an_answer_is_suspected(source: str, suspect
     clean = examples(300)
     doubtful = Example("some tuna and cod and trout", ("bread",), source)
     assert suspected == bool(find_label_noise([*clean, doubtful], None))
+
+
+def test_few_suspects_are_shown_and_many_are_left_out() -> None:
+    clean = examples(300)
+    one = find_label_noise([*clean, Example("some tuna and cod and trout", ("bread",))], None)
+    assert (len(one), worth_leaving_out(one, clean)) == (1, ())
+    assert len(worth_leaving_out(one * 5, clean)) == 5
 
 
 def test_few_examples_judge_nobody() -> None:
