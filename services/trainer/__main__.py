@@ -153,6 +153,8 @@ async def serve(settings: Settings) -> None:
     signal_name = await until_signal()
     _log.info("trainer stopping", signal=signal_name)
     background.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await background
     scheduler.end()
     stop_metrics()
     await retrainer.close()

@@ -22,6 +22,7 @@ def environment(folder: Path, ports: dict[str, int]) -> dict[str, str]:
         **os.environ,
         "MOODFOOD_DATA_DIR": str(folder / "data"),
         "MOODFOOD_MODELS_DIR": str(folder / "models"),
+        "MOODFOOD_TRAINER_METRICS_PORT": "0",
         **{f"MOODFOOD_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }
 
@@ -77,6 +78,7 @@ def test_one_command_starts_everything_and_one_signal_stops_it(tmp_path: Path, s
         process.send_signal(stop)
         assert process.wait(timeout=10) == 0
         assert alive(started) == set()
+    assert "Traceback" not in output.read_text()
 
 
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
