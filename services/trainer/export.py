@@ -110,6 +110,10 @@ def _export_head(model: HeadClassifier, labels: tuple[str, ...]) -> bytes:
 
 
 def _labelled(graph: onnx.ModelProto, labels: tuple[str, ...]) -> bytes:
+    # skl2onnx takes them from a set, so their order would change with each process's hashes of strings.
+    versions = sorted(graph.opset_import, key=lambda each: each.domain)
+    del graph.opset_import[:]
+    graph.opset_import.extend(versions)
     entry = graph.metadata_props.add()
     entry.key, entry.value = LABELS_METADATA, json.dumps(labels)
     return bytes(graph.SerializeToString())

@@ -19,7 +19,7 @@ from services.trainer.grams import count_words
 from services.trainer.head import HeadClassifier, principal_components
 from services.trainer.linear import LinearClassifier
 from services.trainer.text import normalise
-from services.trainer.training import Embedder, fold_of, label_columns
+from services.trainer.training_data import Embedder, fold_of, label_columns
 
 # As a share of what each label would get by chance, and at most; with few labels chance alone is much.
 BELIEVED_GIVEN, MOST_BELIEVED_GIVEN = 0.75, 0.04

@@ -1,41 +1,24 @@
 """Fits a model: the linear stage, the transformer stage's head, and what cross-validation says of both.
 
-Every choice is made on answers that were given out of fold: to examples that the model at hand was not fitted to. The
-fold of an example depends on its words alone, so it stays as data grows. A taxonomy's descriptors are definitions,
-never evidence: every model is fitted to all of them, and no choice is made by them.
+Every choice is made on answers that were given out of fold: to examples that the model at hand was not fitted to.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from services.trainer import calibration
 from services.trainer.calibration import AbstentionPoint, EscalationPoint, Thresholds
+from services.trainer.cross_fitting import OutOfFold, cross_fit
 from services.trainer.errors import StageFailed
-from services.trainer.examples import TAXONOMY, Example
-from services.trainer.grams import GramCounts, count_grams
-from services.trainer.head import Components, HeadClassifier, principal_components
+from services.trainer.examples import Example
+from services.trainer.head import HeadClassifier
 from services.trainer.linear import LinearClassifier
-from services.trainer.text import digest_of_words, normalise
+from services.trainer.training_data import Embedder, TrainingData, training_data
 
-# Inverse regularisations, most regularised first; the search begins at the second and stops where it gets worse.
-LINEAR_GRID = (0.5, 1.0, 2.0)
-HEAD_GRID = (3.0, 10.0, 30.0)
-FOLDS = 5
 # How many fits a search of two or three settings and the two final ones come to, for whoever shows progress.
 FITS_WITHOUT_HEAD, FITS_WITH_HEAD = 8, 16
-# With many examples fewer folds than FOLDS give as many out-of-fold answers as the choices below need.
-ENOUGH_ANSWERS = 5000
-
-
-class Embedder(Protocol):
-    """Gives the embeddings of texts."""
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return [n, columns] for texts as they were said."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +63,6 @@ class FittedModels:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Examples as arrays; `components` only with an encoder."""
-
-    labels: tuple[str, ...]
-    counts: GramCounts
-    belongs: np.ndarray
-    components: Components | None
-    folds: np.ndarray
-    evidence: np.ndarray
-    fitted: Callable[[], None]
-
-    def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Return distributions float32 [n_rows, n_labels]; without a label, all labels alike."""
-        carried = self.belongs[rows].astype(np.float32)
-        carried[~carried.any(axis=1)] = 1
-        carried /= carried.sum(axis=1, keepdims=True)
-        return np.asarray(carried)
-
-
-@dataclass(frozen=True)
-class _OutOfFold:
-    """Scores [n, n_labels] of the rows that were answered out of fold, by the best setting of each stage."""
-
-    rows: np.ndarray
-    linear: np.ndarray
-    linear_setting: float
-    embedding: np.ndarray | None
-    head_setting: float
-    last_head: HeadClassifier | None
-
-
-@dataclass(frozen=True)
 class _Calibration:
     """What turns raw scores of both stages into answers."""
 
@@ -142,9 +93,9 @@ def fit(
         StageFailed: fewer than two labels have examples.
 
     """
-    data = _data(examples, embeddings, fitted)
+    data = training_data(examples, embeddings, fitted)
     everything, learned = np.arange(len(examples)), np.flatnonzero(~np.asarray(judging, dtype=bool))
-    tried = _cross_fit(data, learned)
+    tried = cross_fit(data, learned)
     found = _calibrate(data, tried)
     judged = _fitted(data, learned, tried, found, tried.last_head)
     served = judged if len(learned) == len(everything) else _fitted(data, everything, tried, found, judged.head)
@@ -152,7 +103,7 @@ def fit(
 
 
 def _fitted(
-    data: _Data, rows: np.ndarray, tried: _OutOfFold, found: _Calibration, start: HeadClassifier | None
+    data: TrainingData, rows: np.ndarray, tried: OutOfFold, found: _Calibration, start: HeadClassifier | None
 ) -> FittedModel:
     linear = LinearClassifier(tried.linear_setting).fit_counts(data.counts.of(rows), data.belongs[rows])
     data.fitted()
@@ -164,7 +115,7 @@ def _fitted(
     return FittedModel(linear.calibrated(found.temperature), head, data.labels, found.thresholds, found.choices)
 
 
-def _calibrate(data: _Data, tried: _OutOfFold) -> _Calibration:
+def _calibrate(data: TrainingData, tried: OutOfFold) -> _Calibration:
     belongs = data.belongs[tried.rows]
     scoped, targets = belongs.any(axis=1), data.targets(tried.rows)
     if not scoped.any():
@@ -205,108 +156,6 @@ def _calibrate(data: _Data, tried: _OutOfFold) -> _Calibration:
         abstention=tuple(calibration.abstention_curve(answered[scoped], rightly[scoped])),
     )
     return _Calibration(temperature, (embedding_share, linear_share), unknown, thresholds, choices)
-
-
-def fold_of(text: str) -> int:
-    """Return the fold of a normalised text, by its set of words."""
-    return int.from_bytes(digest_of_words(text)[4:8], "big") % FOLDS
-
-
-def label_columns(examples: Sequence[Example]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the labels that examples carry, sorted, and bool [n, n_labels], true where an example carries one."""
-    labels = tuple(sorted({label for example in examples for label in example.labels}))
-    column = {label: index for index, label in enumerate(labels)}
-    belongs = np.zeros((len(examples), len(labels)), dtype=bool)
-    for row, example in enumerate(examples):
-        belongs[row, [column[label] for label in example.labels]] = True
-    return labels, belongs
-
-
-def _data(examples: Sequence[Example], embeddings: Embedder | None, fitted: Callable[[], None]) -> _Data:
-    labels, belongs = label_columns(examples)
-    if len(labels) < 2:
-        raise StageFailed(f"the examples carry {len(labels)} different labels; at least 2 are needed")
-    texts = [normalise(example.text) for example in examples]
-    components = None
-    if embeddings is not None:
-        components = principal_components(embeddings.embed([example.text for example in examples]))
-    folds = np.array([fold_of(text) for text in texts])
-    evidence = np.array([example.source != TAXONOMY for example in examples])
-    return _Data(labels, count_grams(texts), belongs, components, folds, evidence, fitted)
-
-
-def _cross_fit(data: _Data, learned: np.ndarray) -> _OutOfFold:
-    """Answer as many folds of the learned rows as it takes, each by models fitted to the others."""
-    answered = learned[data.evidence[learned]]
-    folds = _folds_needed(data.folds[answered])
-    tuned_on = folds if len(folds) == FOLDS else folds[:1]
-    inside = {fold: answered[data.folds[answered] == fold] for fold in folds}
-    outside = {fold: np.setdiff1d(learned, rows) for fold, rows in inside.items()}
-
-    def linear_scores(fold: int, setting: float) -> np.ndarray:
-        rows = outside[fold]
-        model = LinearClassifier(setting).fit_counts(data.counts.of(rows), data.belongs[rows])
-        data.fitted()
-        return model.scores_of(data.counts.of(inside[fold]))
-
-    setting, linear = _search(data, inside, tuned_on, LINEAR_GRID, linear_scores)
-    linear |= {fold: linear_scores(fold, setting) for fold in folds if fold not in linear}
-    rows = np.concatenate([inside[fold] for fold in folds])
-    scores = np.concatenate([linear[fold] for fold in folds])
-    components, latest = data.components, None
-    if components is None:
-        return _OutOfFold(rows, scores, setting, None, 0.0, None)
-
-    def head_scores(fold: int, setting: float) -> np.ndarray:
-        nonlocal latest
-        rows = outside[fold]
-        latest = HeadClassifier(setting).fit_components(components, rows, data.targets(rows), latest)
-        data.fitted()
-        return latest.component_scores(components, inside[fold])
-
-    head_setting, above = _search(data, inside, tuned_on, HEAD_GRID, head_scores)
-    above |= {fold: head_scores(fold, head_setting) for fold in folds if fold not in above}
-    return _OutOfFold(rows, scores, setting, np.concatenate([above[fold] for fold in folds]), head_setting, latest)
-
-
-def _folds_needed(folds: np.ndarray) -> list[int]:
-    present = sorted(set(folds.tolist()))
-    if len(present) < 2:
-        raise StageFailed("the examples are too few or too alike to hold some of them back; give more different texts")
-    needed = min(len(present), max(1, math.ceil(ENOUGH_ANSWERS * FOLDS / len(folds))))
-    return present[:needed]
-
-
-def _search(
-    data: _Data,
-    inside: Mapping[int, np.ndarray],
-    folds: Sequence[int],
-    grid: Sequence[float],
-    scores_of: Callable[[int, float], np.ndarray],
-) -> tuple[float, dict[int, np.ndarray]]:
-    """Return the setting with the least cross-entropy, each at its own best temperature, and its scores by fold.
-
-    The losses along the grid have one valley, so the search walks from the second setting in the direction that
-    improves and ends where the next one is worse.
-    """
-    rows = np.concatenate([inside[fold] for fold in folds])
-    scoped, targets = data.belongs[rows].any(axis=1), data.targets(rows)
-    scores: dict[int, dict[int, np.ndarray]] = {}
-    losses: dict[int, float] = {}
-
-    def loss(index: int) -> float:
-        if index not in losses:
-            scores[index] = {fold: scores_of(fold, grid[index]) for fold in folds}
-            part = np.concatenate([scores[index][fold] for fold in folds])[scoped]
-            (temperature,) = calibration.fit_shares([part], targets[scoped], [1.0])
-            losses[index] = float(calibration.cross_entropies(part * np.float32(temperature), targets[scoped]).mean())
-        return losses[index]
-
-    best = 1
-    step = 1 if loss(2) < loss(1) else -1
-    while 0 <= best + step < len(grid) and loss(best + step) < loss(best):
-        best += step
-    return grid[best], scores[best]
 
 
 def _right(scores: np.ndarray, belongs: np.ndarray) -> np.ndarray:

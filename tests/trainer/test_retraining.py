@@ -1,5 +1,8 @@
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +17,7 @@ from services.trainer.registry import ModelRegistry
 from services.trainer.retraining import retrain
 from services.trainer.stages import RunStage
 from services.trainer.stored_version import open_version
-from tests.conftest import SMALL_LABELS, small_plan
+from tests.conftest import ENCODER, ROOT, SMALL_LABELS, small_plan
 from tests.registries import MODEL, promote
 
 
@@ -57,6 +60,27 @@ def test_run_is_repeated_from_its_snapshot_and_gives_the_same_bytes(small_data: 
     repeated = registry.manifest(version)
     assert (snapshot.id, registry.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
     assert repeated.snapshot in [registry.manifest(number).snapshot for number in (1, 2)]
+
+
+REPEATED_RUN = """
+import sys
+from services.trainer.plan import Plan
+from services.trainer.retraining import retrain
+models, encoder, snapshot = sys.argv[1:]
+print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=snapshot), lambda _s, _p: None).version)
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_other_process_repeats_a_run_with_the_same_bytes(models: Path, hash_seed: str) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    finished = subprocess.run(
+        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), registry.manifest(1).snapshot.id],
+        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    version = int(finished.stdout)
+    for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
+        assert registry.file(1, name) == registry.file(version, name), name
 
 
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
