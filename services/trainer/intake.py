@@ -9,7 +9,6 @@ from services.trainer.example_files import BadLine, Format, read_file
 from services.trainer.examples import IMPORT, REVIEW, Example
 from services.trainer.feedback import Feedback, FeedbackStore
 from services.trainer.query_history import QueryHistory
-from services.trainer.review import item_id
 from services.trainer.review_queue import ReviewQueue
 from services.trainer.text import problem_with
 
@@ -49,7 +48,10 @@ class Intake:
         said = await self._text_of(query_id) if query_id else text
         if problem := problem_with(said):
             raise InvalidRequest("text", problem)
-        return await self._keep(Feedback(said, tuple(labels), query_id, user_id, request_id=request_id))
+        feedback = Feedback(said, tuple(labels), query_id, user_id, request_id=request_id)
+        async with self._one_at_a_time:
+            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
+        return feedback_id
 
     async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[BadLine]]:
         """Store every example, or none when one is bad; return how many were stored and the first bad ones.
@@ -88,20 +90,16 @@ class Intake:
         check_name("user_id", user_id)
         if labels:
             self._check_labels(labels)
-        async with self._one_at_a_time:
-            waiting = await asyncio.to_thread(self._queue.item, item)
-        feedback_id = ""
-        if not dismiss:
-            decided = Feedback(waiting.text, tuple(labels), waiting.query_id, user_id, REVIEW)
-            feedback_id = await self._keep(decided)
-        async with self._one_at_a_time:
-            await asyncio.to_thread(self._queue.close, item_id(waiting.text))
-        return feedback_id
 
-    async def _keep(self, feedback: Feedback) -> str:
+        def decide() -> str:
+            waiting, ids = self._queue.item(item), [""]
+            if not dismiss:
+                ids = self._store.add([Feedback(waiting.text, tuple(labels), waiting.query_id, user_id, REVIEW)])
+            self._queue.close(waiting.item_id)
+            return ids[0]
+
         async with self._one_at_a_time:
-            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
-        return feedback_id
+            return await asyncio.to_thread(decide)
 
     async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
         accepted: list[Feedback] = []

@@ -1,9 +1,10 @@
 """What was asked lately and how it was answered, from the query log; reads only what was appended since last time."""
 
+import contextlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from services.trainer.answered_query import AnsweredQuery, ShadowAnswer
 
 MAX_QUERIES = 200_000
 MAX_RECENT = 20_000
+# More than this of the log holds more than MAX_QUERIES, and takes seconds to read.
+LOOK_BACK_BYTES = 96 * 1024 * 1024
 
 
 class QueryHistory:
@@ -51,7 +54,7 @@ class QueryHistory:
         except OSError:
             return
         if state.st_ino != self._inode or state.st_size < self._offset:
-            for path in rotated_files(self._query_log):
+            for path in _newest(rotated_files(self._query_log), LOOK_BACK_BYTES - state.st_size):
                 self._read(path, 0)
             self._inode, self._offset = state.st_ino, 0
         self._offset = self._read(self._query_log, self._offset)
@@ -84,6 +87,18 @@ def rotated_files(query_log: Path) -> Iterator[Path]:
     """Yield the files rotated away, oldest first: the rest of the one read before may be among them."""
     rotated = query_log.parent.glob(f"{query_log.name}.[0-9]*")
     yield from sorted(rotated, key=lambda each: int(each.suffix[1:]), reverse=True)
+
+
+def _newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
+    """Return the newest files that have room for so many bytes, the last one in part, oldest first."""
+    chosen: list[Path] = []
+    for path in reversed(list(oldest_first)):
+        if room <= 0:
+            break
+        chosen.insert(0, path)
+        with contextlib.suppress(OSError):
+            room -= path.stat().st_size
+    return chosen
 
 
 def parsed_query(line: bytes) -> AnsweredQuery | None:

@@ -1,9 +1,11 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from services.trainer import query_history
 from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQuery
 from services.trainer.example_files import Format
 from services.trainer.feedback import FeedbackStore
@@ -116,6 +118,17 @@ async def test_reviewed_query_is_learned_and_never_shown_again(tmp_path: Path) -
         await subject.resolve(waiting, ["b"], out_of_scope=False, dismiss=False, user_id="anna")
 
 
+async def test_two_reviewers_of_one_item_decide_it_once(tmp_path: Path) -> None:
+    subject, store = intake(tmp_path)
+    log_query(tmp_path, "q1", "rainy day")
+    decisions = [
+        subject.resolve(item_id("rainy day"), [label], out_of_scope=False, dismiss=False, user_id="") for label in "ab"
+    ]
+    ended = await asyncio.gather(*decisions, return_exceptions=True)
+    assert [str, ReviewItemNotFound] == [type(each) for each in ended]
+    assert [list(record.labels) for record in store.records()] == [["a"]]
+
+
 async def test_dismissed_query_teaches_nothing_and_one_out_of_scope_does(tmp_path: Path) -> None:
     subject, store = intake(tmp_path)
     log_query(tmp_path, "q1", "rainy day")
@@ -140,6 +153,16 @@ async def test_index_follows_the_log_across_a_rotation(tmp_path: Path) -> None:
     log.rename(tmp_path / "queries.jsonl.1")
     log_query(tmp_path, "q3", "three")
     assert [index.text_of(each) for each in ("q3", "q2", "q1", "q4")] == ["three", "two", "one", None]
+
+
+async def test_no_more_of_a_long_log_is_read_than_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (3, 2, 1):
+        log_query(tmp_path, f"q{number}", "x" * 100)
+        (tmp_path / "queries.jsonl").rename(tmp_path / f"queries.jsonl.{number}")
+    log_query(tmp_path, "q0", "now")
+    monkeypatch.setattr(query_history, "LOOK_BACK_BYTES", 250)
+    history = QueryHistory(tmp_path / "queries.jsonl")
+    assert [bool(history.text_of(f"q{number}")) for number in range(4)] == [True, True, True, False]
 
 
 async def test_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
