@@ -62,7 +62,7 @@ def _start(kind: "manifest_pb2.ExperimentKind.ValueType", version: int, share: f
     with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
         answer = _stub(channel).StartExperiment(
             experiments_pb2.StartExperimentRequest(kind=kind, version=version, share=share, by=getpass.getuser()),
-            timeout=CALL_SECONDS,
+            timeout=PROMOTION_SECONDS,
         )
     _show(answer.experiment, as_json)
 

@@ -16,9 +16,9 @@ from services.trainer.evaluation import Evaluation, evaluate
 from services.trainer.examples import read_examples
 from services.trainer.plan import Plan
 from services.trainer.promotion import Rule
-from services.trainer.records import rule_results
 from services.trainer.registry import ModelRegistry
 from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.rehearsals import Rehearsals
 from services.trainer.retraining import Result, retrain
 from services.trainer.stages import RunStage
 from services.trainer.stored_version import open_version
@@ -151,11 +151,15 @@ async def _rehearsed(plan: Plan, result: Result) -> tuple[Rule, ...]:
         },
         REHEARSAL_BYTES,
     )
-    rules = await rehearse(stage, plan.registry.manifest(result.version))
-    rehearsal = manifest_pb2.Rehearsal(rules=rule_results(rules))
-    rehearsal.at.GetCurrentTime()
-    plan.registry.add_rehearsal(result.version, rehearsal)
-    return rules
+    found: tuple[Rule, ...] = ()
+
+    async def rehearse_here(manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
+        nonlocal found
+        found = await rehearse(stage, manifest)
+        return found
+
+    await Rehearsals(plan.registry, rehearse_here).run(result.version)
+    return found
 
 
 def _conclude(registry: ModelRegistry, result: Result) -> None:

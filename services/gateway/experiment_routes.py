@@ -26,7 +26,7 @@ async def start_experiment(data: JSONBody[schemas.ExperimentBody], peers: NamedD
         experiments_pb2.StartExperimentRequest(
             kind=_KINDS[data.kind], version=data.version, share=data.share, by=data.by
         ),
-        timeout=peers.training_seconds,
+        timeout=peers.promotion_seconds,
     )
     return {"status": "started", "experiment": answers.experiment(response.experiment)}
 

@@ -30,6 +30,7 @@ from services.trainer.plan import Plan
 from services.trainer.query_history import QueryHistory
 from services.trainer.registry import ModelRegistry
 from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.rehearsals import Rehearsals
 from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.review_queue import SUSPECTS_FILE, ReviewQueue
@@ -106,6 +107,7 @@ async def serve(settings: Settings) -> None:
     store = RunStore(settings.runs_dir)
     feedback = FeedbackStore(settings.feedback_path)
     champion = Champion(registry, settings.targets)
+    rehearsals = Rehearsals(registry, partial(rehearse, rehearsal_stage(settings)))
     retrainer = Retrainer(
         store,
         registry,
@@ -113,7 +115,7 @@ async def serve(settings: Settings) -> None:
         EventLog(settings.query_log_path, settings.retrain_log_path),
         partial(plan_for, settings),
         settings.runs_dir / ".lock",
-        partial(rehearse, rehearsal_stage(settings)),
+        rehearsals,
     )
     history = QueryHistory(settings.query_log_path)
     queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(registry).now)
@@ -127,11 +129,13 @@ async def serve(settings: Settings) -> None:
 
     server = build_server(ERROR_TABLE)
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(
-        TrainerServicer(retrainer, store, registry, champion, status, Labelling(intake, feedback, queue, erasure)),
+        TrainerServicer(
+            retrainer, store, registry, champion, status, rehearsals, Labelling(intake, feedback, queue, erasure)
+        ),
         server,
     )
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(scheduler), server)
-    experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(experiments), server)
+    experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(experiments, rehearsals), server)
     operations_grpc_pb2.add_OperationsServicer_to_server(OperationsServicer(retrainer, store), server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
     try:

@@ -7,6 +7,7 @@ from moodfood.trainer.v1 import experiments_pb2_grpc
 
 from services.trainer.errors import InvalidRequest
 from services.trainer.experiments import Experiments
+from services.trainer.rehearsals import Rehearsals
 from services.trainer.servicer import check_who_and_why
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ExperimentService"].full_name
@@ -15,15 +16,18 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ExperimentService"].full_name
 class ExperimentServicer(experiments_pb2_grpc.ExperimentServiceServicer):
     """Starts, shows and ends experiments."""
 
-    def __init__(self, experiments: Experiments) -> None:
+    def __init__(self, experiments: Experiments, rehearsals: Rehearsals) -> None:
         self._experiments = experiments
+        self._rehearsals = rehearsals
 
     async def StartExperiment(self, request: pb.StartExperimentRequest, context: Any) -> pb.StartExperimentResponse:
         """Begin one."""
         check_who_and_why(request.by, "")
         if request.version < 1:
             raise InvalidRequest("version", f"is {request.version}; versions start at 1")
-        experiment = self._experiments.start(request.kind, request.version, request.share, request.by or "api")
+        by = request.by or "api"
+        await self._rehearsals.ensure(request.version, by)
+        experiment = self._experiments.start(request.kind, request.version, request.share, by)
         return pb.StartExperimentResponse(experiment=experiment)
 
     async def GetExperiment(self, request: pb.GetExperimentRequest, context: Any) -> pb.GetExperimentResponse:

@@ -79,11 +79,15 @@ class ModelRegistry:
     def decision(self, version: int) -> pb.PromotionDecision:
         """Return what the gate, and the rehearsal if there was one, said of a version. Raises ModelVersionNotFound."""
         decision = self._read(version, DECISION_FILE, pb.PromotionDecision())
-        if (self.folder / str(version) / REHEARSAL_FILE).exists():
+        if self.is_rehearsed(version):
             rehearsal = self._read(version, REHEARSAL_FILE, pb.Rehearsal())
             decision.rules.extend(rehearsal.rules)
             decision.promoted = decision.promoted and all(rule.passed for rule in rehearsal.rules)
         return decision
+
+    def is_rehearsed(self, version: int) -> bool:
+        """Say whether a version was rehearsed."""
+        return (self.folder / str(version) / REHEARSAL_FILE).exists()
 
     def add_rehearsal(self, version: int, rehearsal: pb.Rehearsal) -> None:
         """Write beside a version's files how its rehearsal went; they stay as they are. Raises StorageFailed."""

@@ -13,16 +13,14 @@ from typing import TypeVar
 
 import structlog
 from filelock import FileLock, Timeout
-from moodfood.registry.v1 import manifest_pb2 as registry_pb
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
 from services.trainer.errors import NoReplicaReached, ReplicaFacts, ReplicaRejected, RetrainInProgress, TrainerError
 from services.trainer.event_log import EventLog, trigger_name
 from services.trainer.plan import Plan
-from services.trainer.promotion import Rule
-from services.trainer.records import rule_results
 from services.trainer.registry import ModelRegistry
+from services.trainer.rehearsals import Rehearsals
 from services.trainer.run_store import RunStore
 from services.trainer.stages import RunStage
 from services.trainer.training_process import TrainingProcess
@@ -30,7 +28,6 @@ from services.trainer.training_process import TrainingProcess
 PROMOTER = "training run"
 
 T = TypeVar("T")
-Rehearse = Callable[[registry_pb.Manifest], Coroutine[object, object, Sequence[Rule]]]
 
 _log = structlog.get_logger()
 
@@ -51,14 +48,14 @@ class Retrainer:
         events: EventLog,
         plan_for: Callable[[str, str], Plan],
         lock_path: Path,
-        rehearse: Rehearse,
+        rehearsals: Rehearsals,
     ) -> None:
         self._store = store
         self._registry = registry
         self._champion = champion
         self._events = events
         self._plan_for = plan_for
-        self._rehearse = rehearse
+        self._rehearsals = rehearsals
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(lock_path, timeout=0, thread_local=False)
         self._task: asyncio.Task[None] | None = None
@@ -247,10 +244,7 @@ class Retrainer:
     async def _passes_rehearsal(self, run: pb.TrainingRun) -> bool:
         """Rehearse the run's version, keep what was found with it, and refuse the version when a rule failed."""
         await self._begin(run, RunStage.REHEARSE)
-        rules = rule_results(await self._in_step(self._rehearse(self._registry.manifest(run.version))))
-        rehearsal = registry_pb.Rehearsal(rules=rules)
-        rehearsal.at.FromDatetime(datetime.now(UTC))
-        self._registry.add_rehearsal(run.version, rehearsal)
+        rules = await self._in_step(self._rehearsals.run(run.version))
         run.decision.rules.extend(rules)
         failed = [f"{rule.rule}: {rule.detail}" for rule in rules if not rule.passed]
         if failed:

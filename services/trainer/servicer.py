@@ -13,6 +13,7 @@ from services.trainer.errors import InvalidRequest, ModelVersionNotFound, NoCham
 from services.trainer.labelling_servicer import Labelling, LabellingServicer
 from services.trainer.operations import operation_of, page_size
 from services.trainer.registry import ModelRegistry
+from services.trainer.rehearsals import Rehearsals
 from services.trainer.retrainer import Retrainer
 from services.trainer.retraining_status import RetrainingStatus
 from services.trainer.run_store import RunStore
@@ -34,6 +35,7 @@ class TrainerServicer(LabellingServicer):
         registry: ModelRegistry,
         champion: Champion,
         status: RetrainingStatus,
+        rehearsals: Rehearsals,
         labelling: Labelling,
     ) -> None:
         super().__init__(labelling)
@@ -42,6 +44,7 @@ class TrainerServicer(LabellingServicer):
         self._registry = registry
         self._champion = champion
         self._status = status
+        self._rehearsals = rehearsals
 
     async def Retrain(self, request: pb.RetrainRequest, context: Any) -> operations_pb2.Operation:
         """Start a run, or return the one that this request id started."""
@@ -108,9 +111,9 @@ class TrainerServicer(LabellingServicer):
         check_who_and_why(request.by, request.reason)
         if request.version < 1:
             raise InvalidRequest("version", f"is {request.version}; versions start at 1")
-        change = await self._champion.promote(
-            request.version, request.by or "api", request.reason or "promoted by hand"
-        )
+        by = request.by or "api"
+        await self._rehearsals.ensure(request.version, by)
+        change = await self._champion.promote(request.version, by, request.reason or "promoted by hand")
         return pb.PromoteModelResponse(champion=change.alias, replicas=replica_outcomes(change))
 
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: Any) -> pb.RollbackModelResponse:

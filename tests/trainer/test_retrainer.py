@@ -8,11 +8,12 @@ from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion
-from services.trainer.errors import RetrainInProgress, TrainingRunNotFound, VersionRefused
+from services.trainer.errors import ModelVersionNotFound, RetrainInProgress, TrainingRunNotFound, VersionRefused
 from services.trainer.event_log import EventLog
 from services.trainer.promotion import Rule
 from services.trainer.registry import ModelRegistry
-from services.trainer.retrainer import Rehearse, Retrainer
+from services.trainer.rehearsals import Rehearsals, Rehearse
+from services.trainer.retrainer import Retrainer
 from services.trainer.run_store import RunStore
 from services.trainer.stages import RunStage
 from tests.conftest import small_plan
@@ -48,7 +49,7 @@ def retrainer(
         EventLog(folder / "queries.jsonl", folder / "retrain.log"),
         lambda _run_id, _snapshot_id: small_plan(data, registry.folder.parent),
         folder / "runs" / ".lock",
-        rehearse,
+        Rehearsals(registry, rehearse),
     )
     return subject, store
 
@@ -137,6 +138,26 @@ async def test_version_that_fails_its_rehearsal_is_refused_for_good(
     assert (run.state, list(run.reasons)) == (pb.RUN_STATE_REJECTED, ["rehearsal_loads: inference crashed"])
     assert (replica.prepared, replica.reloads) == ([], [])
     assert registry.history()[-1].action == manifest_pb2.HISTORY_ACTION_REFUSED
+
+
+async def test_version_that_was_only_validated_is_rehearsed_before_it_meets_a_caller(registry: ModelRegistry) -> None:
+    asked: list[int] = []
+
+    async def watched(manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
+        asked.append(manifest.version)
+        return await (passes if manifest.version == 2 else fails)(manifest)
+
+    rehearsals = Rehearsals(registry, watched)
+    for _ in range(2):
+        await rehearsals.ensure(2, "anna")
+    assert asked == [2]
+    with pytest.raises(VersionRefused, match="rehearsal_loads"):
+        await rehearsals.ensure(1, "anna")
+    assert not registry.decision(1).promoted
+    await rehearsals.ensure(1, "anna")
+    assert asked == [2, 1]
+    with pytest.raises(ModelVersionNotFound):
+        await rehearsals.ensure(99, "anna")
 
 
 async def test_run_is_cancelled_while_it_rehearses(registry: ModelRegistry, small_data: Path, tmp_path: Path) -> None:
