@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from services.trainer.comparison import Judgement
-from services.trainer.evaluation import Evaluation, best_labels, label_results
+from services.trainer.evaluation import Evaluation, best_labels, evaluation_of
 from services.trainer.examples import Example, read_examples
 from services.trainer.grams import GramCounts, count_grams
 from services.trainer.linear import LinearClassifier
@@ -86,19 +86,7 @@ def evaluation(data: Data, model: LinearClassifier) -> Evaluation:
     judged = tuple(
         Judgement(each.labels, labels[0], slices_of(each)) for each, labels in zip(examples, ranked, strict=True)
     )
-    results = label_results([each.answer for each in judged], examples)
-    return Evaluation(
-        accuracy=float(np.mean([each.right for each in judged])),
-        macro_f1=float(np.mean([each.f1 for each in results])),
-        recall_at_3=0.0,
-        held_out_examples=len(judged),
-        golden_queries=0,
-        golden_wrong=(),
-        labels=results,
-        query_micros=0.0,
-        model_bytes=0,
-        judged=judged,
-    )
+    return evaluation_of(judged)
 
 
 def share_of_worse(data: Data, goal: float, chance: np.random.Generator) -> float:

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import TrafficRecord
 
 from services.trainer.answered_query import AnsweredQuery
@@ -15,7 +14,7 @@ from services.trainer.drift import Drift, Traffic, measure, traffic_of
 from services.trainer.durable import replace_file
 from services.trainer.errors import StorageFailed
 from services.trainer.query_history import QueryHistory
-from services.trainer.records import to_json
+from services.trainer.records import read_message, to_json
 from services.trainer.registry import ModelRegistry
 
 REFERENCE_QUERIES = 1000
@@ -38,7 +37,7 @@ class DriftMonitor:
         since = alias.promoted_at.ToMilliseconds() / 1e3
         answered = [each for each in self._history.recent() if each.version == alias.version and each.at >= since]
         path = self._folder / f"{self._registry.model}-{alias.version}-{alias.generation}.json"
-        record = _read(path)
+        record = read_message(path, TrafficRecord())
         if record is None and len(answered) < REFERENCE_QUERIES:
             return measure(traffic_of(answered), traffic_of(()))
         if record is None:
@@ -61,10 +60,3 @@ def _record(answered: Sequence[AnsweredQuery]) -> TrafficRecord:
     )
     record.until.FromNanoseconds(round(answered[-1].at * 1e9))
     return record
-
-
-def _read(path: Path) -> TrafficRecord | None:
-    try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), TrafficRecord(), ignore_unknown_fields=True)
-    except (OSError, ValueError, json_format.ParseError):
-        return None

@@ -146,6 +146,23 @@ def evaluate(scorer: Scorer, held_out: Sequence[Example], model_bytes: int) -> E
     )
 
 
+def evaluation_of(judged: Sequence[Judgement]) -> Evaluation:
+    """Return accuracy and macro-F1 of answers that were given already; time, size and calibration are unknown."""
+    results = label_results([each.answer for each in judged], [Example("", each.labels) for each in judged])
+    return Evaluation(
+        accuracy=_mean([each.right for each in judged]),
+        macro_f1=_mean([result.f1 for result in results]),
+        recall_at_3=0.0,
+        held_out_examples=len(judged),
+        golden_queries=0,
+        golden_wrong=(),
+        labels=results,
+        query_micros=0.0,
+        model_bytes=0,
+        judged=tuple(judged),
+    )
+
+
 def with_golden(evaluation: Evaluation, scorer: Ranker, golden: Sequence[Example]) -> Evaluation:
     """Return an evaluation with what a model says of the golden queries."""
     return replace(evaluation, golden_queries=len(golden), golden_wrong=golden_failures(scorer, golden))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from services.trainer.answered_query import AnsweredQuery
 from services.trainer.comparison import Judgement
-from services.trainer.evaluation import Evaluation, label_results
+from services.trainer.evaluation import evaluation_of
 from services.trainer.examples import FEEDBACK, Example
 from services.trainer.promotion import Decision, Rule, decide
 from services.trainer.slices import slices_of
@@ -116,7 +116,7 @@ def verdict(observed: Observed, champion_version: int) -> Decision:
     )  # fmt: skip
     if not judged:
         return Decision(own, champion_version)
-    champion, challenger = (_evaluation([pair[side] for pair in observed.judged]) for side in (0, 1))
+    champion, challenger = (evaluation_of([pair[side] for pair in observed.judged]) for side in (0, 1))
     gate = decide(challenger, champion, champion_version)
     return Decision((*own, *gate.rules), champion_version, gate.parts)
 
@@ -140,22 +140,6 @@ def _slowest(observed: Observed) -> float:
 
 def _slow(observed: Observed) -> bool:
     return observed.challenger_micros > _slowest(observed)
-
-
-def _evaluation(judged: Sequence[Judgement]) -> Evaluation:
-    results = label_results([each.answer for each in judged], [Example("", each.labels) for each in judged])
-    return Evaluation(
-        accuracy=sum(each.right for each in judged) / len(judged),
-        macro_f1=sum(result.f1 for result in results) / len(results),
-        recall_at_3=0.0,
-        held_out_examples=len(judged),
-        golden_queries=0,
-        golden_wrong=(),
-        labels=results,
-        query_micros=0.0,
-        model_bytes=0,
-        judged=tuple(judged),
-    )
 
 
 def _median(values: Sequence[int]) -> float:

@@ -81,8 +81,7 @@ class Experiments:
         """Return the experiment that goes on, or the last one, with what was seen so far."""
         experiment = self._registry.experiment()
         if experiment is not None and experiment.running:
-            observed, decision = await self._seen(experiment)
-            experiment.result.CopyFrom(result_of(observed, decision))
+            experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
         return experiment
 
     async def stop(self, by: str, reason: str, *, promote: bool) -> tuple[pb.Experiment, bool]:
@@ -98,13 +97,12 @@ class Experiments:
             experiment = self._registry.experiment()
             if experiment is None or not experiment.running:
                 raise NoExperiment
-            observed, decision = await self._seen(experiment)
-            experiment.result.CopyFrom(result_of(observed, decision))
+            experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
             experiment.running, experiment.reason = False, reason
             experiment.ended_at.FromDatetime(datetime.now(UTC))
             self._registry.end_experiment(experiment)
         _log.info("experiment ended", experiment=experiment.experiment_id, reason=reason)
-        if not (promote and decision.promoted):
+        if not (promote and experiment.result.decision.promoted):
             return experiment, False
         why = f"won experiment {experiment.experiment_id}" + (f": {reason}" if reason else "")
         await self._champion.promote(experiment.challenger_version, by, why)
@@ -118,8 +116,7 @@ class Experiments:
         if alias is None or alias.version != experiment.champion_version:
             reason = "the champion changed"
         else:
-            observed, _ = await self._seen(experiment)
-            reason = reason_to_stop(observed)
+            reason = reason_to_stop(await asyncio.to_thread(self._observed, experiment))
         if reason:
             await self.stop(BY_ITSELF, reason, promote=False)
 
@@ -134,17 +131,17 @@ class Experiments:
             except Exception as error:
                 _log.error("cannot watch the experiment", exc_info=error)
 
-    async def _seen(self, experiment: pb.Experiment) -> tuple[Observed, Decision]:
-        def read() -> tuple[Observed, Decision]:
-            labels = {
-                record.query_id: tuple(record.labels)
-                for record in self._feedback.records()
-                if record.query_id and record.labels
-            }
-            observed = observe(pairs_of(self._history.recent(), experiment.experiment_id), labels)
-            return observed, verdict(observed, experiment.champion_version)
+    def _observed(self, experiment: pb.Experiment) -> Observed:
+        labels = {
+            record.query_id: tuple(record.labels)
+            for record in self._feedback.records()
+            if record.query_id and record.labels
+        }
+        return observe(pairs_of(self._history.recent(), experiment.experiment_id), labels)
 
-        return await asyncio.to_thread(read)
+    def _result(self, experiment: pb.Experiment) -> pb.ExperimentResult:
+        observed = self._observed(experiment)
+        return result_of(observed, verdict(observed, experiment.champion_version))
 
 
 def result_of(observed: Observed, decision: Decision) -> pb.ExperimentResult:

@@ -1,15 +1,21 @@
 """Translates evaluations and decisions to and from the messages that the registry stores."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, RuleResult, TrainingChoices
 
+from services.trainer.durable import read_lines
 from services.trainer.evaluation import Evaluation
 from services.trainer.promotion import Decision, Rule
 from services.trainer.training import Choices
+
+M = TypeVar("M", bound=Message)
 
 
 def to_json(message: Message, indent: int | None = 2) -> str:
@@ -17,6 +23,21 @@ def to_json(message: Message, indent: int | None = 2) -> str:
     return json_format.MessageToJson(
         message, preserving_proto_field_name=True, indent=indent, always_print_fields_with_no_presence=True
     )
+
+
+def read_message(path: Path, message: M) -> M | None:
+    """Return a message filled from a file of JSON; None if there is no file or it cannot be read."""
+    try:
+        return json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
+    except (OSError, ValueError, json_format.ParseError):
+        return None
+
+
+def read_messages(path: Path, kind: type[M]) -> Iterator[M]:
+    """Yield the message of each line that holds one; none if there is no file."""
+    for line in read_lines(path):
+        with contextlib.suppress(json_format.ParseError):
+            yield json_format.Parse(line, kind(), ignore_unknown_fields=True)
 
 
 def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) -> EvaluationReport:

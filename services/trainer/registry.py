@@ -15,13 +15,12 @@ from typing import TypeVar
 
 import structlog
 from filelock import FileLock
-from google.protobuf import json_format
 from google.protobuf.message import Message
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.durable import append_lines, read_lines, replace_file, sync_folder, write_synced
+from services.trainer.durable import append_lines, replace_file, sync_folder, write_synced
 from services.trainer.errors import ExperimentInProgress, ModelVersionNotFound, StorageFailed
-from services.trainer.records import to_json
+from services.trainer.records import read_message, read_messages, to_json
 
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
@@ -128,12 +127,12 @@ class ModelRegistry:
     def champion(self) -> pb.ChampionAlias | None:
         """Return the alias; if its file is damaged, what the history says; None if nothing was ever promoted."""
         path = self.folder / "champion"
-        alias = _read_alias(path)
+        alias = read_message(path, pb.ChampionAlias())
         return self._alias_by_history() if alias is None and path.exists() else alias
 
     def pending(self) -> pb.ChampionAlias | None:
         """Return the change that was begun and not ended; None if there is none."""
-        return _read_alias(self.folder / "pending")
+        return read_message(self.folder / "pending", pb.ChampionAlias())
 
     def set_pending(self, version: int, generation: int) -> None:
         """Note that replicas are about to swap. Raises StorageFailed: nobody has swapped."""
@@ -148,11 +147,7 @@ class ModelRegistry:
 
     def experiment(self) -> pb.Experiment | None:
         """Return the experiment of the file, running or ended; None if there is none or it cannot be read."""
-        try:
-            text = (self.folder / "experiment").read_text(encoding="utf-8")
-            return json_format.Parse(text, pb.Experiment(), ignore_unknown_fields=True)
-        except (OSError, ValueError, json_format.ParseError):
-            return None
+        return read_message(self.folder / "experiment", pb.Experiment())
 
     def begin_experiment(self, experiment: pb.Experiment) -> None:
         """Write an experiment for the replicas to follow.
@@ -213,13 +208,7 @@ class ModelRegistry:
 
     def history(self) -> list[pb.HistoryEntry]:
         """Return every readable entry, oldest first."""
-        entries = []
-        for line in read_lines(self.folder / "history.jsonl"):
-            try:
-                entries.append(json_format.Parse(line, pb.HistoryEntry(), ignore_unknown_fields=True))
-            except json_format.ParseError:
-                continue
-        return entries
+        return list(read_messages(self.folder / "history.jsonl", pb.HistoryEntry))
 
     def champion_before(self, version: int) -> int:
         """Return the champion that a version replaced when it was last promoted; 0 if there was none."""
@@ -253,7 +242,7 @@ class ModelRegistry:
         for leftover in self.folder.glob(".champion.*"):
             leftover.unlink(missing_ok=True)
         champion, history = self.champion(), self.history()
-        if champion is not None and _read_alias(self.folder / "champion") is None:
+        if champion is not None and read_message(self.folder / "champion", pb.ChampionAlias()) is None:
             _log.error("the champion alias was damaged and is written anew", version=champion.version)
             replace_file(self.folder / "champion", to_json(champion).encode())
         recorded = max((entry.generation for entry in history), default=0)
@@ -290,18 +279,10 @@ class ModelRegistry:
         return FileLock(self.folder / ".lock", timeout=10)
 
     def _read(self, version: int, name: str, message: M) -> M:
-        try:
-            text = (self.folder / str(version) / name).read_text(encoding="utf-8")
-            return json_format.Parse(text, message, ignore_unknown_fields=True)
-        except (OSError, ValueError, json_format.ParseError) as error:
-            raise ModelVersionNotFound(version) from error
-
-
-def _read_alias(path: Path) -> pb.ChampionAlias | None:
-    try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), pb.ChampionAlias(), ignore_unknown_fields=True)
-    except (OSError, ValueError, json_format.ParseError):
-        return None
+        found = read_message(self.folder / str(version) / name, message)
+        if found is None:
+            raise ModelVersionNotFound(version)
+        return found
 
 
 def _entry(alias: pb.ChampionAlias, action: "pb.HistoryAction.ValueType", from_version: int) -> pb.HistoryEntry:

@@ -1,17 +1,16 @@
 """The queue of queries that a person should look at: gathers them from logs and runs, remembers what was decided."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from google.protobuf import json_format
-from moodfood.events.v1.events_pb2 import ReviewResolution
+from moodfood.events.v1.events_pb2 import ReviewResolution, SuspectRecord
 
-from services.trainer.durable import append_lines, read_lines
+from services.trainer.durable import append_lines
 from services.trainer.errors import ReviewItemNotFound
 from services.trainer.feedback import FeedbackStore
 from services.trainer.query_history import QueryHistory
-from services.trainer.records import to_json
+from services.trainer.records import read_messages, to_json
 from services.trainer.review import Reason, ReviewItem, chosen, item_id, items_of
 from services.trainer.suspects import NOISE, read_suspects
 
@@ -36,14 +35,16 @@ class ReviewQueue:
 
     def items(self, reasons: Collection[Reason], count: int) -> tuple[list[ReviewItem], int]:
         """Return the most useful items, best first, and how many wait in all."""
-        return chosen(self._candidates(), self._decided(), reasons or set(Reason), count)
+        suspects = list(read_suspects(self._folder / SUSPECTS_FILE))
+        return chosen(self._candidates(suspects), self._decided(suspects), reasons or set(Reason), count)
 
     def item(self, wanted: str) -> ReviewItem:
         """Return one item. Raises ReviewItemNotFound: it was decided, or never was one."""
-        decided = self._decided()
-        for item in self._candidates():
-            if item.item_id == wanted and wanted not in decided:
-                return item
+        suspects = list(read_suspects(self._folder / SUSPECTS_FILE))
+        if wanted not in self._decided(suspects):
+            for item in self._candidates(suspects):
+                if item.item_id == wanted:
+                    return item
         raise ReviewItemNotFound(wanted)
 
     def close(self, decided: str) -> None:
@@ -52,8 +53,8 @@ class ReviewQueue:
         resolution.at.FromDatetime(datetime.now(UTC))
         append_lines(self._folder / RESOLVED_FILE, [to_json(resolution, indent=None)])
 
-    def _candidates(self) -> Iterator[ReviewItem]:
-        for record in read_suspects(self._folder / SUSPECTS_FILE):
+    def _candidates(self, suspects: Sequence[SuspectRecord]) -> Iterator[ReviewItem]:
+        for record in suspects:
             noise = record.reason == NOISE
             yield ReviewItem(
                 record.text,
@@ -67,14 +68,9 @@ class ReviewQueue:
         for query in self._history.recent():
             yield from items_of(query, known)
 
-    def _decided(self) -> set[str]:
+    def _decided(self, suspects: Sequence[SuspectRecord]) -> set[str]:
         """Return the items that were resolved, and the queries that people gave labels to already."""
-        resolved = set()
-        for line in read_lines(self._folder / RESOLVED_FILE):
-            try:
-                resolved.add(json_format.Parse(line, ReviewResolution(), ignore_unknown_fields=True).item_id)
-            except json_format.ParseError:
-                continue
-        suspects = {item_id(record.text) for record in read_suspects(self._folder / SUSPECTS_FILE)}
+        resolved = {each.item_id for each in read_messages(self._folder / RESOLVED_FILE, ReviewResolution)}
+        suspected = {item_id(record.text) for record in suspects}
         labelled = {item_id(record.text) for record in self._feedback.records() if not record.deleted}
-        return resolved | (labelled - suspects)
+        return resolved | (labelled - suspected)

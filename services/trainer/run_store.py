@@ -6,12 +6,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from google.protobuf import json_format
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.durable import replace_file
 from services.trainer.errors import TrainingRunNotFound
-from services.trainer.records import to_json
+from services.trainer.records import read_message, to_json
 
 ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
@@ -37,7 +36,7 @@ class RunStore:
                     changed_at = path.stat().st_mtime_ns
                     if self._seen.get(path.name) != changed_at:
                         self._seen[path.name] = changed_at
-                        run = _read(path)
+                        run = read_message(path, pb.TrainingRun())
                         if run is not None:
                             self._runs[run.run_id] = run
 
@@ -77,10 +76,3 @@ class RunStore:
         """Return every run."""
         self._refresh()
         return [run for _, run in sorted(self._runs.copy().items(), reverse=True, key=lambda item: item[0])]
-
-
-def _read(path: Path) -> pb.TrainingRun | None:
-    try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), pb.TrainingRun(), ignore_unknown_fields=True)
-    except (OSError, ValueError, json_format.ParseError):
-        return None

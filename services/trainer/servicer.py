@@ -10,6 +10,7 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.champion import Champion, Change
 from services.trainer.errors import InvalidRequest, ModelVersionNotFound, NoChampion, TrainingRunNotFound
+from services.trainer.intake import check_name
 from services.trainer.labelling_servicer import Labelling, LabellingServicer
 from services.trainer.operations import operation_of, page_size
 from services.trainer.registry import ModelRegistry
@@ -21,7 +22,6 @@ from services.trainer.snapshot import read_snapshot
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
-MAX_NAME_CHARS = 128
 MAX_REASON_CHARS = 1000
 
 
@@ -48,7 +48,7 @@ class TrainerServicer(LabellingServicer):
 
     async def Retrain(self, request: pb.RetrainRequest, context: Any) -> operations_pb2.Operation:
         """Start a run, or return the one that this request id started."""
-        check_length("request_id", request.request_id, MAX_NAME_CHARS)
+        check_name("request_id", request.request_id)
         trigger = checked_trigger(request.trigger)
         if request.request_id and (earlier := self._run_of_request(request.request_id)):
             return operation_of(earlier)
@@ -56,7 +56,7 @@ class TrainerServicer(LabellingServicer):
             status = await asyncio.to_thread(self._status.now, None)
             if not status.due:
                 return operation_of(self._retrainer.skip(trigger, status.next_retrain_recommended, request.request_id))
-        check_length("snapshot_id", request.snapshot_id, MAX_NAME_CHARS)
+        check_name("snapshot_id", request.snapshot_id)
         if request.snapshot_id:
             read_snapshot(request.snapshot_id, self._registry.snapshots_folder)
         run = await self._retrainer.start(
@@ -158,16 +158,11 @@ def checked_trigger(trigger: "pb.Trigger.ValueType") -> "pb.Trigger.ValueType":
     return trigger or pb.TRIGGER_API_TRIGGERED
 
 
-def check_length(field: str, text: str, highest: int) -> None:
-    """Raise InvalidRequest when a text is too long."""
-    if len(text) > highest:
-        raise InvalidRequest(field, f"is longer than {highest} characters")
-
-
 def check_who_and_why(by: str, reason: str) -> None:
     """Raise InvalidRequest when a name or a reason is too long."""
-    check_length("by", by, MAX_NAME_CHARS)
-    check_length("reason", reason, MAX_REASON_CHARS)
+    check_name("by", by)
+    if len(reason) > MAX_REASON_CHARS:
+        raise InvalidRequest("reason", f"is longer than {MAX_REASON_CHARS} characters")
 
 
 def replica_outcomes(change: Change) -> list[pb.ReplicaOutcome]:

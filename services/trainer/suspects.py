@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import SuspectRecord
 
-from services.trainer.durable import read_lines, replace_file
+from services.trainer.durable import replace_file
 from services.trainer.examples import Example
 from services.trainer.label_noise import Suspicion
-from services.trainer.records import to_json
+from services.trainer.records import read_messages, to_json
 
 NOISE, CONTRADICTORY = "suspected_noise", "contradictory"
 
@@ -33,9 +32,5 @@ def write_suspects(path: Path, noise: Sequence[Suspicion], contradictory: Sequen
 
 
 def read_suspects(path: Path) -> Iterator[SuspectRecord]:
-    """Yield every readable record; none if there is no file."""
-    for line in read_lines(path):
-        try:
-            yield json_format.Parse(line, SuspectRecord(), ignore_unknown_fields=True)
-        except json_format.ParseError:
-            continue
+    """Return every readable record; none if there is no file."""
+    return read_messages(path, SuspectRecord)
