@@ -32,17 +32,17 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
 from benchmarks.published import PUBLISHED
-from services.trainer.calibration import Thresholds, margins
-from services.trainer.embedding_store import EmbeddingStore
-from services.trainer.encoder import Encoder
-from services.trainer.evaluation import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
-from services.trainer.examples import Example, read_examples
-from services.trainer.grams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN
-from services.trainer.registry import ModelRegistry
-from services.trainer.scoring import CascadeScorer
-from services.trainer.session import open_session
-from services.trainer.stored_version import LINEAR_FILE, open_version
-from services.trainer.text import normalise
+from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.text import normalise
+from services.trainer.evaluation.metrics import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
+from services.trainer.fitting.calibration import Thresholds, margins
+from services.trainer.fitting.ngrams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN
+from services.trainer.graphs.cascade import CascadeScorer
+from services.trainer.graphs.embeddings import EmbeddingStore
+from services.trainer.graphs.encoder import Encoder
+from services.trainer.graphs.session import open_session
+from services.trainer.graphs.version import LINEAR_FILE, open_version
+from services.trainer.registry.registry import ModelRegistry
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_PROMOTED
 
-from services.trainer.feedback import Feedback, FeedbackStore
-from services.trainer.plan import Plan
-from services.trainer.retraining import Result, retrain
-from services.trainer.taxonomy import load_taxonomy_labels
+from services.trainer.dataset.taxonomy import load_taxonomy_labels
+from services.trainer.feedback.store import Feedback, FeedbackStore
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import Result, retrain
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.comparison import Judgement
-from services.trainer.evaluation import Evaluation, best_labels, evaluation_of
-from services.trainer.examples import Example, read_examples
-from services.trainer.grams import GramCounts, count_grams
-from services.trainer.linear import LinearClassifier
-from services.trainer.promotion import Decision, decide
-from services.trainer.slices import slices_of
-from services.trainer.snapshot import is_picked
-from services.trainer.text import normalise
+from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.snapshot import is_picked
+from services.trainer.dataset.text import normalise
+from services.trainer.evaluation.comparison import Judgement
+from services.trainer.evaluation.gate import Decision, decide
+from services.trainer.evaluation.metrics import Evaluation, best_labels, evaluation_of
+from services.trainer.evaluation.slices import slices_of
+from services.trainer.fitting.linear import LinearClassifier
+from services.trainer.fitting.ngrams import GramCounts, count_grams
 
 HARMLESS_SHARE = 0.9
 POINTS_WORSE = 0.03

@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.trainer.embedding_store import EmbeddingStore, open_embeddings
-from services.trainer.evaluation import accuracy
-from services.trainer.examples import Example, read_examples
-from services.trainer.export import export_graphs
-from services.trainer.label_noise import find_label_noise, worth_leaving_out
-from services.trainer.scoring import CascadeScorer
-from services.trainer.snapshot import split
-from services.trainer.training import fit
+from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.snapshot import split
+from services.trainer.evaluation.metrics import accuracy
+from services.trainer.fitting.fit import fit
+from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
+from services.trainer.graphs.cascade import CascadeScorer
+from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
+from services.trainer.graphs.export import export_graphs
 
 ENCODER = Path(__file__).resolve().parent.parent / "models" / "encoder" / "all-minilm-l6-v2"
 FOUND, PRECISION, POINTS = 0.6, 0.6, 0.005

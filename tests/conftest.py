@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.plan import Plan
-from services.trainer.registry import ModelRegistry
-from services.trainer.retraining import retrain
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import retrain
 from tests.registries import MODEL, promote
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import numpy as np
 from moodfood.inference.v1 import inference_pb2
 
 from services.inference.ranking import Intent, Ranking
-from services.trainer.scoring import Answers
+from services.trainer.graphs.cascade import Answers
 from services.transport.errors import ErrorTable
 from services.transport.serving import build_server
 

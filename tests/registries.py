@@ -2,7 +2,7 @@
 
 from moodfood.registry.v1 import manifest_pb2
 
-from services.trainer.registry import ModelRegistry
+from services.trainer.registry.registry import ModelRegistry
 
 MODEL = "small"
 

@@ -10,18 +10,18 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import note, progress_bar
-from services.trainer.embedding_store import open_embeddings
+from services.trainer.dataset.examples import read_examples
 from services.trainer.errors import BrokenData, NoChampion
-from services.trainer.evaluation import Evaluation, evaluate
-from services.trainer.examples import read_examples
-from services.trainer.plan import Plan
-from services.trainer.promotion import Rule
-from services.trainer.registry import ModelRegistry
-from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
-from services.trainer.rehearsals import Rehearsals
-from services.trainer.retraining import Result, retrain
-from services.trainer.stages import RunStage
-from services.trainer.stored_version import open_version
+from services.trainer.evaluation.gate import Rule
+from services.trainer.evaluation.metrics import Evaluation, evaluate
+from services.trainer.graphs.embeddings import open_embeddings
+from services.trainer.graphs.version import open_version
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.rollout.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.rollout.rehearsals import Rehearsals
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import Result, retrain
+from services.trainer.runs.stages import RunStage
 
 KEEP_VERSIONS = 10
 BY = "moodfood train"

@@ -11,36 +11,37 @@ from google.longrunning import operations_grpc_pb2
 from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 from pydantic import ValidationError
 
-from services.trainer import experiment_servicer, scheduler_servicer
-from services.trainer.automation import Automation
-from services.trainer.champion import Champion
-from services.trainer.drift_monitor import DriftMonitor
-from services.trainer.erasure import Erasure
+from services.trainer.api import experiments as experiment_servicer
+from services.trainer.api import schedules as scheduler_servicer
+from services.trainer.api.experiments import ExperimentServicer
+from services.trainer.api.labelling import Labelling
+from services.trainer.api.operations import OperationsServicer
+from services.trainer.api.prometheus import TrainerCollector, serve_metrics
+from services.trainer.api.schedules import SchedulerServicer
+from services.trainer.api.status import ERROR_TABLE
+from services.trainer.api.training import SERVICE_NAME, TrainerServicer
+from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
-from services.trainer.event_log import EventLog
-from services.trainer.experiment_servicer import ExperimentServicer
-from services.trainer.experiments import Experiments
-from services.trainer.feedback import FeedbackStore
-from services.trainer.intake import Intake
-from services.trainer.labelling_servicer import Labelling
-from services.trainer.learned_words import LearnedWords
-from services.trainer.metrics import TrainerCollector, serve_metrics
-from services.trainer.operations import OperationsServicer
-from services.trainer.plan import Plan
-from services.trainer.query_history import QueryHistory
-from services.trainer.registry import ModelRegistry
-from services.trainer.rehearsal import MEBIBYTE, Stage, rehearse
-from services.trainer.rehearsals import Rehearsals
-from services.trainer.retrainer import Retrainer
-from services.trainer.retraining_status import RetrainingStatus
-from services.trainer.review_queue import SUSPECTS_FILE, ReviewQueue
-from services.trainer.run_store import RunStore
-from services.trainer.scheduler import Scheduler
-from services.trainer.scheduler_servicer import SchedulerServicer
-from services.trainer.servicer import SERVICE_NAME, TrainerServicer
+from services.trainer.feedback.erasure import Erasure
+from services.trainer.feedback.intake import Intake
+from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.review_queue import SUSPECTS_FILE, ReviewQueue
+from services.trainer.feedback.store import FeedbackStore
+from services.trainer.graphs.learned_words import LearnedWords
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.experiment import Experiments
+from services.trainer.rollout.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.rollout.rehearsals import Rehearsals
+from services.trainer.runs.events import EventLog
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.runner import Retrainer
+from services.trainer.runs.store import RunStore
+from services.trainer.schedule.automation import Automation
+from services.trainer.schedule.drift_monitor import DriftMonitor
+from services.trainer.schedule.scheduler import Scheduler
+from services.trainer.schedule.status import RetrainingStatus
 from services.trainer.settings import Settings
-from services.trainer.status import ERROR_TABLE
-from services.trainer.taxonomy import load_taxonomy_labels
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.trainer.text import normalise, problem_with
+from services.trainer.dataset.text import normalise, problem_with
 from tests.conftest import SHIPPED
 
 TAXONOMY: dict[str, Any] = json.loads((SHIPPED / "taxonomy" / "mood_food_taxonomy.json").read_text())

@@ -11,7 +11,7 @@ from moodfood.registry.v1.manifest_pb2 import EncoderManifest
 from tokenizers import Tokenizer
 
 from scripts import build_encoder
-from services.trainer.encoder import open_encoder
+from services.trainer.graphs.encoder import open_encoder
 from tests.conftest import ENCODER
 
 

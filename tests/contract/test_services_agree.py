@@ -17,11 +17,11 @@ from services.inference import text as inference_text
 from services.inference.encoder import Encoder as ServingEncoder
 from services.inference.encoder import load_encoder
 from services.trainer import errors as trainer_errors
-from services.trainer import export
-from services.trainer import status as trainer_status
-from services.trainer import text as trainer_text
-from services.trainer.encoder import Encoder as TrainingEncoder
-from services.trainer.encoder import open_encoder
+from services.trainer.api import status as trainer_status
+from services.trainer.dataset import text as trainer_text
+from services.trainer.graphs import export
+from services.trainer.graphs.encoder import Encoder as TrainingEncoder
+from services.trainer.graphs.encoder import open_encoder
 from services.transport.errors import ErrorTable, status_of
 from tests.conftest import ENCODER
 

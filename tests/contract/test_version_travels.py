@@ -17,16 +17,16 @@ from services.inference.encoder import load_encoder
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
-from services.trainer.embedding_store import EmbeddingStore
-from services.trainer.encoder import open_encoder
-from services.trainer.examples import read_examples
-from services.trainer.export import Graphs, export_graphs
-from services.trainer.linear import LinearClassifier
-from services.trainer.parity import TIE_MARGIN, TOLERANCE
-from services.trainer.registry import ModelRegistry
-from services.trainer.stored_version import open_version
-from services.trainer.text import normalise
-from services.trainer.training import FittedModel, fit
+from services.trainer.dataset.examples import read_examples
+from services.trainer.dataset.text import normalise
+from services.trainer.fitting.fit import FittedModel, fit
+from services.trainer.fitting.linear import LinearClassifier
+from services.trainer.graphs.embeddings import EmbeddingStore
+from services.trainer.graphs.encoder import open_encoder
+from services.trainer.graphs.export import Graphs, export_graphs
+from services.trainer.graphs.parity import TIE_MARGIN, TOLERANCE
+from services.trainer.graphs.version import open_version
+from services.trainer.registry.registry import ModelRegistry
 from tests.conftest import ENCODER
 from tests.registries import MODEL
 

@@ -16,9 +16,9 @@ import grpc
 import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from services.trainer import rollout
-from services.trainer.champion import Champion, Change
-from services.trainer.registry import ModelRegistry
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.rollout import replicas as rollout
+from services.trainer.rollout.champion import Champion, Change
 from tests.conftest import ROOT
 from tests.e2e.system import eventually, free_ports
 from tests.registries import MODEL

@@ -11,13 +11,13 @@ import pytest
 from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.settings import Settings
-from services.trainer.erasure import Erasure
-from services.trainer.feedback import FeedbackStore
-from services.trainer.intake import Intake
-from services.trainer.labelling_servicer import Labelling, LabellingServicer
-from services.trainer.query_history import QueryHistory
-from services.trainer.review_queue import ReviewQueue
-from services.trainer.status import ERROR_TABLE
+from services.trainer.api.labelling import Labelling, LabellingServicer
+from services.trainer.api.status import ERROR_TABLE
+from services.trainer.feedback.erasure import Erasure
+from services.trainer.feedback.intake import Intake
+from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.store import FeedbackStore
 from tests.fakes import running
 
 pytestmark = pytest.mark.anyio

@@ -29,7 +29,7 @@ from services.inference.servicer import InferenceServicer
 from services.inference.taxonomy import Taxonomy
 from services.inference.trials import Trials
 from services.inference.warm import WarmShelf
-from services.trainer.registry import ModelRegistry
+from services.trainer.registry.registry import ModelRegistry
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
 

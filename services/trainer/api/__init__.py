@@ -1,0 +1,1 @@
+"""The gRPC edge: translate in, call one thing, translate out."""

@@ -1,0 +1,165 @@
+"""The half of TrainerService that takes in and gives out labels: feedback, imports, exports, review, deletion."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from moodfood.trainer.v1 import trainer_pb2 as pb
+from moodfood.trainer.v1 import trainer_pb2_grpc
+
+from services.trainer.dataset.files import Format, written
+from services.trainer.errors import InvalidRequest
+from services.trainer.feedback.erasure import Erasure
+from services.trainer.feedback.intake import MAX_FILE_BYTES, Intake, check_name
+from services.trainer.feedback.review import Reason, ReviewItem
+from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.store import FeedbackStore
+
+MAX_ITEMS = 200
+DEFAULT_ITEMS = 20
+EXPORT_LINES = 500
+
+_FORMATS = {
+    pb.EXAMPLES_FORMAT_UNSPECIFIED: Format.JSON_LINES,
+    pb.EXAMPLES_FORMAT_JSON_LINES: Format.JSON_LINES,
+    pb.EXAMPLES_FORMAT_CSV: Format.CSV,
+}
+_REASONS = {
+    pb.REVIEW_REASON_UNCERTAIN: Reason.UNCERTAIN,
+    pb.REVIEW_REASON_DISAGREEING: Reason.DISAGREEING,
+    pb.REVIEW_REASON_DRIFTING: Reason.DRIFTING,
+    pb.REVIEW_REASON_SUSPECTED_NOISE: Reason.SUSPECTED_NOISE,
+}
+_REASON_VALUES = {reason: value for value, reason in _REASONS.items()}
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What takes in, keeps, asks for and deletes labels."""
+
+    intake: Intake
+    feedback: FeedbackStore
+    queue: ReviewQueue
+    erasure: Erasure
+
+
+class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Methods of `moodfood.trainer.v1.TrainerService` about labels."""
+
+    def __init__(self, labelling: Labelling) -> None:
+        self._labelling = labelling
+
+    async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Any) -> pb.SubmitFeedbackResponse:
+        """Store what a query means."""
+        feedback_id = await self._labelling.intake.add(
+            request.query_id, request.text, request.labels, request.user_id, request.request_id
+        )
+        return pb.SubmitFeedbackResponse(feedback_id=feedback_id)
+
+    async def ImportExamples(
+        self, request_iterator: AsyncIterator[pb.ImportExamplesRequest], context: Any
+    ) -> pb.ImportExamplesResponse:
+        """Store many examples or none."""
+        first = await anext(aiter(request_iterator), None)
+        if first is not None and first.data:
+            content = await _content(first, request_iterator)
+            imported, errors = await self._labelling.intake.add_file(content, _format(first.format))
+        else:
+            imported, errors = await self._labelling.intake.add_all(_rows(first, request_iterator))
+        return pb.ImportExamplesResponse(
+            imported=imported,
+            errors=[pb.ImportError(line=each.line, field=each.field, description=each.problem) for each in errors],
+        )
+
+    async def ExportExamples(
+        self, request: pb.ExportExamplesRequest, context: Any
+    ) -> AsyncIterator[pb.ExportExamplesResponse]:
+        """Stream what people gave."""
+        file_format = _format(request.format)
+        records = await asyncio.to_thread(self._labelling.feedback.records)
+        rows = ((record.text, record.labels, record.source) for record in records if not record.deleted)
+        lines: list[bytes] = []
+        for line in written(rows, file_format):
+            lines.append(line)
+            if len(lines) == EXPORT_LINES:
+                yield pb.ExportExamplesResponse(data=b"".join(lines))
+                lines = []
+        if lines:
+            yield pb.ExportExamplesResponse(data=b"".join(lines))
+
+    async def ListReviewItems(self, request: pb.ListReviewItemsRequest, context: Any) -> pb.ListReviewItemsResponse:
+        """List what a person should look at."""
+        if not 0 <= request.page_size <= MAX_ITEMS:
+            raise InvalidRequest("page_size", f"is {request.page_size}; use 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}")
+        unknown = [reason for reason in request.reasons if reason not in _REASONS]
+        if unknown:
+            raise InvalidRequest("reasons", "holds none of uncertain, disagreeing, drifting and suspected_noise")
+        reasons = {_REASONS[reason] for reason in request.reasons}
+        items, waiting = await asyncio.to_thread(
+            self._labelling.queue.items, reasons, request.page_size or DEFAULT_ITEMS
+        )
+        return pb.ListReviewItemsResponse(items=[review_item(item) for item in items], waiting=waiting)
+
+    async def ResolveReviewItem(
+        self, request: pb.ResolveReviewItemRequest, context: Any
+    ) -> pb.ResolveReviewItemResponse:
+        """Decide an item."""
+        feedback_id = await self._labelling.intake.resolve(
+            request.item_id,
+            request.labels,
+            out_of_scope=request.out_of_scope,
+            dismiss=request.dismiss,
+            user_id=request.user_id,
+        )
+        return pb.ResolveReviewItemResponse(feedback_id=feedback_id)
+
+    async def DeleteUserData(self, request: pb.DeleteUserDataRequest, context: Any) -> pb.DeleteUserDataResponse:
+        """Forget a person."""
+        if not request.user_id:
+            raise InvalidRequest("user_id", "is missing; name the person to forget")
+        check_name("user_id", request.user_id)
+        erased = await asyncio.to_thread(self._labelling.erasure.forget_person, request.user_id)
+        return pb.DeleteUserDataResponse(feedback=erased.feedback, queries=erased.queries, snapshots=erased.snapshots)
+
+
+def review_item(item: ReviewItem) -> pb.ReviewItem:
+    """Translate an item."""
+    return pb.ReviewItem(
+        item_id=item.item_id,
+        text=item.text,
+        reason=_REASON_VALUES[item.reason],
+        score=item.score,
+        believed=item.believed,
+        confidence=item.confidence,
+        labels=item.labels,
+        query_id=item.query_id,
+    )
+
+
+def _format(asked: "pb.ExamplesFormat.ValueType") -> Format:
+    if asked not in _FORMATS:
+        raise InvalidRequest("format", "is none of json_lines and csv")
+    return _FORMATS[asked]
+
+
+async def _content(first: pb.ImportExamplesRequest, rest: AsyncIterator[pb.ImportExamplesRequest]) -> bytes:
+    content = bytearray(first.data)
+    async for request in rest:
+        if request.text or request.labels:
+            raise InvalidRequest("data", "a stream holds pieces of a file or single examples, not both")
+        content += request.data
+        if len(content) > MAX_FILE_BYTES:
+            raise InvalidRequest("data", f"is more than {MAX_FILE_BYTES // 2**20} MiB; import the file in parts")
+    return bytes(content)
+
+
+async def _rows(
+    first: pb.ImportExamplesRequest | None, rest: AsyncIterator[pb.ImportExamplesRequest]
+) -> AsyncIterator[tuple[str, list[str]]]:
+    if first is not None:
+        yield first.text, list(first.labels)
+    async for request in rest:
+        if request.data:
+            raise InvalidRequest("data", "a stream holds pieces of a file or single examples, not both")
+        yield request.text, list(request.labels)

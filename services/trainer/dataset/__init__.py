@@ -1,0 +1,1 @@
+"""What an example is, and which examples a run learns from."""

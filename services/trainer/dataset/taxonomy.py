@@ -1,0 +1,39 @@
+"""The label names that examples and feedback may use, and the examples that the taxonomy itself gives."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.trainer.dataset.examples import TAXONOMY, Example
+from services.trainer.errors import BrokenData
+
+
+@dataclass(frozen=True)
+class TaxonomyLabels:
+    """Label names in file order, and each descriptor as an example of the labels that list it."""
+
+    names: tuple[str, ...]
+    descriptor_examples: tuple[Example, ...]
+
+
+def load_taxonomy_labels(path: Path) -> TaxonomyLabels:
+    """Read a taxonomy file.
+
+    Raises:
+        BrokenData: the file is missing or not a taxonomy.
+
+    """
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        names = tuple(str(item["label"]) for item in items)
+        labels_of: dict[str, list[str]] = defaultdict(list)
+        for item in items:
+            for descriptor in item.get("descriptors", ()):
+                labels_of[str(descriptor)].append(str(item["label"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenData(f"cannot read the taxonomy {path}: {error!r}") from error
+    if len(set(names)) != len(names):
+        raise BrokenData(f"the taxonomy {path} names a label twice")
+    examples = (Example(text, tuple(dict.fromkeys(labels)), TAXONOMY) for text, labels in labels_of.items())
+    return TaxonomyLabels(names, tuple(examples))

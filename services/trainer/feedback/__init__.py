@@ -1,0 +1,1 @@
+"""What people said: stored, looked up, reviewed, deleted."""

@@ -1,0 +1,118 @@
+"""Deletes what people said: all that one person said, or all that is older than it may be kept.
+
+A statement leaves the feedback, the query it refers to leaves the query log, and snapshots that hold its text are
+removed, so no later run learns from it. What models have learned already goes with the next run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from filelock import FileLock
+from moodfood.events.v1.events_pb2 import FeedbackRecord
+
+from services.trainer.dataset.examples import FROM_PEOPLE
+from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.query_log import QueryHistory, parsed_query, rotated_files
+from services.trainer.feedback.store import FeedbackStore
+from services.trainer.storage import read_lines, replace_file
+
+# Inference opens the log anew within its batch of a tenth of a second; lines it still wrote to the old file are moved.
+WRITERS_SECONDS = 0.5
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How much was deleted."""
+
+    feedback: int
+    queries: int
+    snapshots: int
+
+
+class Erasure:
+    """Deletes from every place that keeps what people said. Takes up to a second; call it off the event loop."""
+
+    def __init__(self, feedback: FeedbackStore, query_log: Path, snapshots: Path, history: QueryHistory) -> None:
+        self._feedback = feedback
+        self._query_log = query_log
+        self._snapshots = snapshots
+        self._history = history
+
+    def forget_person(self, user_id: str) -> Erased:
+        """Delete what a person said. Raises StorageFailed: call it again."""
+        deleted = self._feedback.delete(lambda record: record.user_id == user_id)
+        asked = {record.query_id for record in deleted if record.query_id}
+        return self._forget(deleted, lambda query: query.query_id in asked, any_query=bool(asked))
+
+    def forget_older_than(self, days: int) -> Erased:
+        """Delete what was said more than so many days ago. Raises StorageFailed: call it again."""
+        oldest = datetime.now(UTC) - timedelta(days=days)
+        deleted = self._feedback.delete(lambda record: record.at.ToDatetime(UTC) < oldest)
+        erased = self._forget(deleted, lambda query: 0 < query.at < oldest.timestamp(), any_query=True)
+        if any((erased.feedback, erased.queries, erased.snapshots)):
+            _log.info("deleted what is older than it may be kept", days=days, feedback=erased.feedback)
+        return erased
+
+    def _forget(
+        self, deleted: Collection[FeedbackRecord], doomed: Callable[[AnsweredQuery], bool], *, any_query: bool
+    ) -> Erased:
+        queries = self._delete_queries(doomed) if any_query else 0
+        snapshots = self._delete_snapshots({record.text for record in deleted})
+        self._history.forget()
+        return Erased(len(deleted), queries, snapshots)
+
+    def _delete_queries(self, doomed: Callable[[AnsweredQuery], bool]) -> int:
+        """Rewrite the query log and the files rotated away without some queries."""
+        if not self._query_log.parent.is_dir():
+            return 0
+        count = 0
+        with FileLock(f"{self._query_log}.lock"):
+            for path in (*rotated_files(self._query_log), self._query_log):
+                if path.is_file():
+                    count += _rewritten(path, doomed, still_written=path == self._query_log)
+        return count
+
+    def _delete_snapshots(self, texts: Collection[str]) -> int:
+        doomed = [path for path in self._snapshots.glob("*.jsonl") if texts and _holds(path, texts)]
+        for path in doomed:
+            path.unlink(missing_ok=True)
+        return len(doomed)
+
+
+def _rewritten(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_written: bool) -> int:
+    """Replace a log by one without some queries and return how many they were."""
+    with path.open("rb") as file:
+        lines = file.readlines()
+        kept = [line for line in lines if (query := parsed_query(line)) is None or not doomed(query)]
+        if len(kept) == len(lines):
+            return 0
+        replace_file(path, b"".join(kept))
+        if still_written:
+            time.sleep(WRITERS_SECONDS)
+            late = file.read()
+            if late:
+                with path.open("ab") as current:
+                    current.write(late)
+                    current.flush()
+                    os.fsync(current.fileno())
+    return len(lines) - len(kept)
+
+
+def _holds(path: Path, texts: Collection[str]) -> bool:
+    """Say whether a snapshot holds one of some texts as said by people."""
+    for line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row.get("source") in FROM_PEOPLE and row.get("text") in texts:
+            return True
+    return False

@@ -1,0 +1,157 @@
+"""Takes in what people say a query means: checks it, finds the text of a corrected answer, stores it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import count
+
+from services.trainer.dataset.examples import IMPORT, REVIEW, Example
+from services.trainer.dataset.files import BadLine, Format, read_file
+from services.trainer.dataset.text import problem_with
+from services.trainer.errors import InvalidRequest, UnknownQuery
+from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.store import Feedback, FeedbackStore
+
+MAX_LABELS = 10
+MAX_NAME_CHARS = 128
+MAX_ERRORS = 100
+MAX_IMPORTED = 100_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+LOG_DELAY_ATTEMPTS = 15
+LOG_DELAY_SECONDS = 0.1
+
+
+class Intake:
+    """Stores feedback. Files are read and written in threads, one at a time."""
+
+    def __init__(self, store: FeedbackStore, history: QueryHistory, queue: ReviewQueue, labels: Sequence[str]) -> None:
+        self._store = store
+        self._history = history
+        self._queue = queue
+        self._labels = frozenset(labels)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
+        """Store one statement and return its id; a request id that is known stores nothing.
+
+        Raises:
+            InvalidRequest: names the field.
+            UnknownQuery: the query log does not hold the id.
+            StorageFailed: it was not stored.
+
+        """
+        if bool(query_id) == bool(text):
+            raise InvalidRequest("text" if text else "query_id", "send either query_id or text, not both or none")
+        check_name("user_id", user_id)
+        check_name("request_id", request_id)
+        self._check_labels(labels)
+        said = await self._text_of(query_id) if query_id else text
+        if problem := problem_with(said):
+            raise InvalidRequest("text", problem)
+        feedback = Feedback(said, tuple(labels), query_id, user_id, request_id=request_id)
+        async with self._one_at_a_time:
+            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
+        return feedback_id
+
+    async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[BadLine]]:
+        """Store every example, or none when one is bad; return how many were stored and the first bad ones.
+
+        Raises:
+            InvalidRequest: more examples than one import may have.
+            StorageFailed: none was stored.
+
+        """
+        rows: list[tuple[int, Example]] = []
+        numbers = count(1)
+        async for text, labels in examples:
+            rows.append((next(numbers), Example(text, tuple(labels))))
+            _check_count(len(rows))
+        return await self._keep_all(rows)
+
+    async def add_file(self, content: bytes, file_format: Format) -> tuple[int, list[BadLine]]:
+        """Do what `add_all` does for a file."""
+        rows = await asyncio.to_thread(lambda: list(read_file(content, file_format)))
+        _check_count(len(rows))
+        return await self._keep_all(rows)
+
+    async def resolve(
+        self, item: str, labels: Sequence[str], *, out_of_scope: bool, dismiss: bool, user_id: str
+    ) -> str:
+        """Decide a review item; return the id of the statement that was stored, empty for a dismissed item.
+
+        Raises:
+            InvalidRequest: names the field.
+            ReviewItemNotFound: it does not wait.
+            StorageFailed: it still waits.
+
+        """
+        if [bool(labels), out_of_scope, dismiss].count(True) != 1:
+            raise InvalidRequest("labels", "send exactly one of labels, out_of_scope and dismiss")
+        check_name("user_id", user_id)
+        if labels:
+            self._check_labels(labels)
+
+        def decide() -> str:
+            waiting, ids = self._queue.item(item), [""]
+            if not dismiss:
+                ids = self._store.add([Feedback(waiting.text, tuple(labels), waiting.query_id, user_id, REVIEW)])
+            self._queue.close(waiting.item_id)
+            return ids[0]
+
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(decide)
+
+    async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
+        accepted: list[Feedback] = []
+        errors: list[BadLine] = []
+        for row in rows:
+            error = row if isinstance(row, BadLine) else self._problem(*row)
+            if error is not None:
+                errors.append(error)
+            elif not isinstance(row, BadLine):
+                accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
+        if errors or not accepted:
+            return 0, errors[:MAX_ERRORS]
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._store.add, accepted)
+        return len(accepted), []
+
+    def _problem(self, line: int, example: Example) -> BadLine | None:
+        if problem := problem_with(example.text):
+            return BadLine(line, "text", problem)
+        try:
+            self._check_labels(example.labels)
+        except InvalidRequest as error:
+            return BadLine(line, error.field, error.problem)
+        return None
+
+    def _check_labels(self, labels: Sequence[str]) -> None:
+        if not 1 <= len(labels) <= MAX_LABELS:
+            raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
+        for index, label in enumerate(labels):
+            if label not in self._labels:
+                raise InvalidRequest(f"labels[{index}]", f"{label[:80]!r} is no label of the taxonomy")
+        if len(set(labels)) != len(labels):
+            raise InvalidRequest("labels", "names a label twice")
+
+    async def _text_of(self, query_id: str) -> str:
+        """Look the id up, for a moment longer than inference takes to write its log."""
+        for attempt in range(LOG_DELAY_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(LOG_DELAY_SECONDS)
+            async with self._one_at_a_time:
+                text = await asyncio.to_thread(self._history.text_of, query_id)
+            if text is not None:
+                return text
+        raise UnknownQuery(query_id[:80])
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise InvalidRequest when a name is too long."""
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidRequest(field, f"is longer than {MAX_NAME_CHARS} characters")
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_IMPORTED:
+        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")

@@ -1,0 +1,1 @@
+"""The model registry: immutable versions, the champion alias, the history of both."""

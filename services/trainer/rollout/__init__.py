@@ -1,0 +1,1 @@
+"""What serves: the replicas, the champion, rehearsals, experiments."""

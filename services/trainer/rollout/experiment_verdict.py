@@ -1,0 +1,146 @@
+"""What an experiment has shown so far, and whether the challenger may be promoted. Pure functions.
+
+Both sides answered the same queries, so they are compared pair by pair, by the function that the gate uses: on queries
+that people gave labels to. Where labels are few, nothing is promoted.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.trainer.dataset.examples import FEEDBACK, Example
+from services.trainer.evaluation.comparison import Judgement
+from services.trainer.evaluation.gate import Decision, Rule, decide
+from services.trainer.evaluation.metrics import evaluation_of
+from services.trainer.evaluation.slices import slices_of
+from services.trainer.feedback.answered_query import AnsweredQuery
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+FEWEST_JUDGED = 30
+LEAST_AGREEMENT = 0.5
+MOST_ERRORS = 0.01
+SLOWER_TIMES = 3.0
+SLOWER_MICROS = 5_000.0
+# Before an experiment is ended by itself, so that the first cold query ends none.
+FEWEST_TIMED = 50
+FEWEST_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One query and both sides' answers; micros are 0 where a side failed."""
+
+    query_id: str
+    text: str
+    champion: str
+    challenger: str
+    champion_micros: int
+    challenger_micros: int
+    arm: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen.
+
+    Attributes:
+        judged: pairs of answers, champion's and challenger's, to queries that people gave labels to.
+
+    """
+
+    queries: int = 0
+    agreement: float = 0.0
+    champion_micros: float = 0.0
+    challenger_micros: float = 0.0
+    errors: int = 0
+    challenger_answered: int = 0
+    judged: tuple[tuple[Judgement, Judgement], ...] = field(default=(), repr=False)
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Shares of the judged that champion and challenger answered rightly."""
+        count = max(1, len(self.judged))
+        return sum(each.right for each, _ in self.judged) / count, sum(each.right for _, each in self.judged) / count
+
+
+def pairs_of(queries: Sequence[AnsweredQuery], experiment_id: str) -> list[Pair]:
+    """Return what both sides said in an experiment."""
+    pairs = []
+    for query in queries:
+        other = query.shadow
+        if query.experiment_id != experiment_id or other is None:
+            continue
+        given, logged = (query.label, query.micros), (other.label, other.micros)
+        champion, challenger = (logged, given) if query.arm == CHALLENGER else (given, logged)
+        pairs.append(
+            Pair(query.query_id, query.text, champion[0], challenger[0], champion[1], challenger[1], query.arm,
+                 bool(other.error))
+        )  # fmt: skip
+    return pairs
+
+
+def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> Observed:
+    """Sum up what both sides said, given the labels that people gave to some of the queries."""
+    both = [pair for pair in pairs if not pair.failed]
+    judged = [
+        (Judgement(labels, pair.champion, slices), Judgement(labels, pair.challenger, slices))
+        for pair in both
+        if (labels := labels_of.get(pair.query_id))
+        for slices in (slices_of(Example(pair.text, labels, FEEDBACK)),)
+    ]
+    return Observed(
+        queries=len(both),
+        agreement=sum(pair.champion == pair.challenger for pair in both) / max(1, len(both)),
+        champion_micros=_median([pair.champion_micros for pair in both]),
+        challenger_micros=_median([pair.challenger_micros for pair in both]),
+        # The other side fails for the log in an arm that the champion answers.
+        errors=sum(pair.failed and pair.arm == CHAMPION for pair in pairs),
+        challenger_answered=sum(pair.arm == CHALLENGER for pair in pairs),
+        judged=tuple(judged),
+    )
+
+
+def verdict(observed: Observed, champion_version: int) -> Decision:
+    """Decide as the gate does, on what was observed; rules of the experiment itself come first."""
+    judged, asked = len(observed.judged), observed.queries + observed.errors
+    own = (
+        Rule("enough_feedback", judged >= FEWEST_JUDGED, judged, FEWEST_JUDGED,
+             f"{judged} queries that both answered were given labels; {FEWEST_JUDGED} are needed"),
+        Rule("enough_agreement", observed.agreement >= LEAST_AGREEMENT, observed.agreement, LEAST_AGREEMENT,
+             f"{observed.agreement:.1%} of {observed.queries} queries answered alike"),
+        Rule("no_errors", observed.errors <= MOST_ERRORS * asked, observed.errors, MOST_ERRORS * asked,
+             f"the challenger failed at {observed.errors} of {asked} queries"),
+        Rule("not_slower", not _slow(observed), observed.challenger_micros, _slowest(observed),
+             f"median {observed.challenger_micros:.0f} µs, champion {observed.champion_micros:.0f} µs"),
+    )  # fmt: skip
+    if not judged:
+        return Decision(own, champion_version)
+    champion, challenger = (evaluation_of([pair[side] for pair in observed.judged]) for side in (0, 1))
+    gate = decide(challenger, champion, champion_version)
+    return Decision((*own, *gate.rules), champion_version, gate.parts)
+
+
+def reason_to_stop(observed: Observed) -> str:
+    """Say why an experiment must end at once, or return the empty string."""
+    asked = observed.queries + observed.errors
+    if observed.errors >= FEWEST_ERRORS and observed.errors > MOST_ERRORS * asked:
+        return f"the challenger failed at {observed.errors} of {asked} queries"
+    if observed.queries >= FEWEST_TIMED and _slow(observed):
+        return (
+            f"the challenger is slow: median {observed.challenger_micros:.0f} µs, "
+            f"champion {observed.champion_micros:.0f} µs"
+        )
+    return ""
+
+
+def _slowest(observed: Observed) -> float:
+    return max(SLOWER_TIMES * observed.champion_micros, observed.champion_micros + SLOWER_MICROS)
+
+
+def _slow(observed: Observed) -> bool:
+    return observed.challenger_micros > _slowest(observed)
+
+
+def _median(values: Sequence[int]) -> float:
+    return float(statistics.median(values)) if values else 0.0

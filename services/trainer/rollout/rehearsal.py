@@ -1,0 +1,205 @@
+"""Rehearses a version: a real inference process of its own, on a spare port and under a memory limit, must serve it.
+
+The process starts on the champion, like a replica, is told to reload, and is asked queries over gRPC one by one. What
+makes it refuse, crash, hang, grow, slow down or answer otherwise than recorded, is found here and by no replica. It
+writes its query log to a folder that is deleted afterwards, and it ends with the trainer, however that ends.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
+from moodfood.registry.v1 import manifest_pb2 as registry_pb
+
+from services.trainer.evaluation.gate import Rule
+
+START_SECONDS = 30.0
+LOAD_SECONDS = 15.0
+QUERY_SECONDS = 2.0
+STOP_SECONDS = 3.0
+POLL_SECONDS = 0.05
+MAX_MEDIAN_SECONDS = 0.05
+CONFIDENCE_TOLERANCE = 0.05
+MEBIBYTE = 1024 * 1024
+SERVE = (sys.executable, "-m", "services.inference")
+SUPERVISOR_VARIABLE = "MOODFOOD_SUPERVISOR_PID"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a rehearsal takes place.
+
+    Attributes:
+        environment: settings of inference beyond this process's own.
+        memory_bytes: what the process may allocate; also the limit for its peak resident size.
+        command: starts inference.
+
+    """
+
+    environment: Mapping[str, str]
+    memory_bytes: int
+    command: Sequence[str] = SERVE
+
+
+async def rehearse(stage: Stage, manifest: registry_pb.Manifest) -> tuple[Rule, ...]:
+    """Return what was found, rule by rule; after one that leaves nothing to ask, no further ones."""
+    async with _process(stage) as (process, address), grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        problem = await _load(process, stub, manifest.version)
+        if problem:
+            return (_rule("rehearsal_loads", 1, 0, problem),)
+        loaded = _rule("rehearsal_loads", 0, 0, f"version {manifest.version} was loaded beside the champion")
+        wrong, seconds, problem = await _ask(process, stub, manifest)
+        if problem:
+            return loaded, _rule("rehearsal_answers", 1, 0, problem)
+        asked = len(manifest.answers)
+        shown = f": {'; '.join(wrong[:3])}" if wrong else ""
+        median = statistics.median(seconds) if seconds else 0.0
+        peak = _peak_bytes(process.pid)
+        return (
+            loaded,
+            _rule(
+                "rehearsal_answers", len(wrong), 0, f"{len(wrong)} of {asked} queries not answered as recorded{shown}"
+            ),
+            _rule(
+                "rehearsal_time",
+                median,
+                MAX_MEDIAN_SECONDS,
+                f"median {median * 1e3:.1f} ms, longest {max(seconds, default=0) * 1e3:.1f} ms over gRPC; "
+                f"at most {MAX_MEDIAN_SECONDS * 1e3:.0f} ms allowed for the median",
+            ),
+            _rule(
+                "rehearsal_memory",
+                peak,
+                stage.memory_bytes,
+                f"peak {peak / MEBIBYTE:.0f} MiB, at most {stage.memory_bytes / MEBIBYTE:.0f} MiB allowed",
+            ),
+        )
+
+
+def _rule(name: str, measured: float, threshold: float, detail: str) -> Rule:
+    return Rule(name, measured <= threshold, measured, threshold, detail)
+
+
+@asynccontextmanager
+async def _process(stage: Stage) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run inference for as long as the block lasts; what the block leaves behind is killed."""
+    port, scratch = _spare_port(), Path(tempfile.mkdtemp(prefix="moodfood-rehearsal-"))
+    environment = {
+        **os.environ,
+        **stage.environment,
+        "MOODFOOD_HOST": "127.0.0.1",
+        "MOODFOOD_INFERENCE_PORT": str(port),
+        "MOODFOOD_LOGS_DIR": str(scratch),
+        SUPERVISOR_VARIABLE: str(os.getpid()),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *stage.command,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (stage.memory_bytes, stage.memory_bytes))
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        await _end(process)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+
+
+def _spare_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _load(
+    process: asyncio.subprocess.Process, stub: "inference_pb2_grpc.InferenceServiceAsyncStub", version: int
+) -> str:
+    """Wait until the process answers and have it load the version; return what went wrong, or nothing."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            await stub.GetModelStatus(inference_pb2.GetModelStatusRequest(), timeout=QUERY_SECONDS)
+            break
+        except grpc.aio.AioRpcError:
+            if process.returncode is not None:
+                return f"inference ended with status {process.returncode} before it served"
+            if time.monotonic() > deadline:
+                return f"inference did not serve within {START_SECONDS:.0f} s"
+            await asyncio.sleep(POLL_SECONDS)
+    try:
+        await stub.ReloadModel(inference_pb2.ReloadModelRequest(version=version), timeout=LOAD_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return await _failure(process, error, "loading the version")
+    return ""
+
+
+async def _ask(
+    process: asyncio.subprocess.Process,
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub",
+    manifest: registry_pb.Manifest,
+) -> tuple[list[str], list[float], str]:
+    """Return "text -> answer" of what is answered otherwise than recorded, seconds of each query, and a failure."""
+    wrong: list[str] = []
+    seconds: list[float] = []
+    for recorded in manifest.answers:
+        began = time.perf_counter()
+        try:
+            answer = await stub.Classify(
+                inference_pb2.ClassifyRequest(text=recorded.text, top_k=1), timeout=QUERY_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            return wrong, seconds, await _failure(process, error, f"answering {recorded.text!r}")
+        seconds.append(time.perf_counter() - began)
+        (best,) = answer.classification.intents
+        if (
+            answer.classification.model_version != manifest.version
+            or best.label != recorded.label
+            or abs(best.confidence - recorded.confidence) > CONFIDENCE_TOLERANCE
+        ):
+            instead = f"{recorded.label} {recorded.confidence:.2f}"
+            wrong.append(f"{recorded.text} -> {best.label} {best.confidence:.2f} instead of {instead}")
+    return wrong, seconds, ""
+
+
+async def _failure(process: asyncio.subprocess.Process, error: grpc.aio.AioRpcError, doing: str) -> str:
+    # A process that crashed is known to have ended a moment after its connection has.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), POLL_SECONDS)
+    if process.returncode is not None:
+        return f"inference crashed with status {process.returncode} while {doing}"
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"inference hangs while {doing}"
+    return error.details() or error.code().name
+
+
+def _peak_bytes(pid: int) -> int:
+    """Return the peak resident size of a process; 0 where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -1,0 +1,63 @@
+"""Tells operators about training runs: events in the query log, lines in retrain.log."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from moodfood.events.v1.events_pb2 import RetrainingEvent
+from moodfood.trainer.v1 import trainer_pb2 as pb
+
+from services.trainer.errors import StorageFailed
+from services.trainer.evaluation.reports import to_json
+from services.trainer.storage import append_lines
+
+_STATUS = {
+    pb.RUN_STATE_RUNNING: "started",
+    pb.RUN_STATE_SUCCEEDED: "success",
+    pb.RUN_STATE_REJECTED: "rejected",
+    pb.RUN_STATE_FAILED: "failed",
+    pb.RUN_STATE_CANCELLED: "failed",
+}
+
+_log = structlog.get_logger()
+
+
+class EventLog:
+    """Appends to both files. A log that cannot be written is reported and never ends a run."""
+
+    def __init__(self, query_log: Path, retrain_log: Path) -> None:
+        self._query_log = query_log
+        self._retrain_log = retrain_log
+
+    def run_changed(self, run: pb.TrainingRun) -> None:
+        """Record that a run began or ended."""
+        status = _STATUS.get(run.state)
+        if status is None:
+            return
+        event = RetrainingEvent(
+            event="retraining",
+            trigger=trigger_name(run.trigger),
+            status=status,
+            training_run=run.run_id,
+            model_version=run.version,
+            reason="; ".join(run.reasons),
+        )
+        event.at.FromDatetime(datetime.now(UTC))
+        self._append(self._query_log, to_json(event, indent=None))
+        self.note(run, f"{status}" + (f": {event.reason}" if event.reason else ""))
+
+    def note(self, run: pb.TrainingRun, text: str) -> None:
+        """Write one line about a run for people."""
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._append(self._retrain_log, f"{moment} {run.run_id} {trigger_name(run.trigger)} {text}")
+
+    def _append(self, path: Path, line: str) -> None:
+        try:
+            append_lines(path, [line.replace("\n", " ")])
+        except StorageFailed as error:
+            _log.error("cannot write a log", problem=str(error))
+
+
+def trigger_name(trigger: "pb.Trigger.ValueType") -> str:
+    """Return the name of a trigger in logs and in REST, such as "cron_triggered"."""
+    return pb.Trigger.Name(trigger or pb.TRIGGER_API_TRIGGERED).removeprefix("TRIGGER_").lower()

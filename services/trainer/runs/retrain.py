@@ -1,0 +1,220 @@
+"""The retraining story: collect, clean, snapshot, train, export, parity, evaluate, decide, register.
+
+It needs no server: the trainer runs it in a child process and then promotes what it registered; `moodfood train` runs
+it in place. A stage that cannot be passed raises, and until `register` nothing outside the snapshots has changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+from moodfood.registry.v1 import manifest_pb2 as pb
+
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.snapshot import DatasetSnapshot
+from services.trainer.dataset.text import normalise
+from services.trainer.errors import ModelVersionNotFound, StageFailed
+from services.trainer.evaluation.gate import MIN_FEEDBACK_EXAMPLES, Decision, decide
+from services.trainer.evaluation.metrics import Evaluation, accuracy, evaluate, with_golden
+from services.trainer.evaluation.reports import evaluation_report, promotion_decision, to_json
+from services.trainer.fitting.fit import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
+from services.trainer.graphs.cascade import CascadeScorer, lowered_for
+from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
+from services.trainer.graphs.export import Graphs, export_graphs
+from services.trainer.graphs.parity import check_parity
+from services.trainer.graphs.version import describe, judged_files, open_version, serving_files
+from services.trainer.registry.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
+from services.trainer.runs.collect import gathered, repeated
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.stages import Report, RunStage, counted
+
+MAX_PROBES = 16
+MAX_ANSWERS = 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    version: int
+    decision: Decision
+    evaluation: Evaluation
+    snapshot: pb.Snapshot
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A fitted model and its graphs, ready to be asked."""
+
+    graphs: Graphs
+    scorer: CascadeScorer
+
+
+@dataclass(frozen=True)
+class _Challenger:
+    """What may become a version: the model that serves, and its twin that has not seen the held-out examples."""
+
+    judged: _Candidate
+    served: _Candidate
+    choices: Choices
+    evaluation: Evaluation
+    probes: tuple[pb.Probe, ...]
+    head_probes: tuple[pb.Probe, ...]
+    answers: tuple[pb.Probe, ...]
+
+
+def retrain(plan: Plan, report: Report) -> Result:
+    """Run the story up to a registered version, promoted or refused by the gate.
+
+    Raises:
+        BrokenData: a file of the plan cannot be read.
+        StageFailed: too little data, or the export is not faithful.
+        StorageFailed: the disk refused.
+
+    """
+    registry = plan.registry
+    report(RunStage.COLLECT, 0.0)
+    embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
+    snapshot, summary = repeated(plan, report) if plan.snapshot_id else gathered(plan, embeddings, report)
+    judged, served, choices = _train(snapshot, embeddings, report)
+    report(RunStage.EVALUATE, 0.0)
+    challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
+    champion_version, champion = _evaluate_champion(registry, snapshot, snapshot.golden, embeddings)
+    report(RunStage.DECIDE, 0.0)
+    decision = decide(challenger.evaluation, champion, champion_version)
+    report(RunStage.REGISTER, 0.0)
+    if embeddings is not None:
+        embeddings.save()
+    manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
+    version = registry.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
+    return Result(version, decision, challenger.evaluation, summary)
+
+
+def _train(
+    snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
+) -> tuple[_Candidate, _Candidate, Choices]:
+    if not snapshot.train or not snapshot.held_out:
+        raise StageFailed(
+            f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
+        )
+    report(RunStage.TRAIN, 0.0)
+    models = fit(
+        snapshot.learned,
+        snapshot.judging,
+        embeddings,
+        counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
+    )
+    report(RunStage.EXPORT, 0.0)
+    judged = _candidate(models.judged, embeddings)
+    served = judged if models.served is models.judged else _candidate(models.served, embeddings)
+    report(RunStage.PARITY, 0.0)
+    for model, candidate in ((models.judged, judged), (models.served, served)):
+        _check_parity(model, candidate.scorer, [example.text for example in snapshot.held_out], embeddings)
+    return judged, served, models.served.choices
+
+
+def _candidate(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
+    graphs = export_graphs(model)
+    return _Candidate(graphs, CascadeScorer(graphs, model.labels, model.thresholds, embeddings))
+
+
+def _check_parity(
+    model: FittedModel, scorer: CascadeScorer, texts: Sequence[str], embeddings: EmbeddingStore | None
+) -> None:
+    exported, scores = scorer.linear(texts)
+    check_parity(model.linear.predict_proba([normalise(text) for text in texts]), exported, texts)
+    if model.head is not None and embeddings is not None:
+        features = np.hstack([embeddings.embed(texts).astype(np.float32), scores])
+        check_parity(model.head.predict_proba(features), scorer.head(texts, scores), texts)
+
+
+def _evaluate_challenger(
+    judged: _Candidate, served: _Candidate, choices: Choices, snapshot: DatasetSnapshot, golden: Sequence[Example]
+) -> _Challenger:
+    golden_texts = [example.text for example in golden]
+    thresholds = lowered_for(served.scorer, golden_texts)
+    served = replace(served, scorer=served.scorer.with_thresholds(thresholds))
+    judged = replace(judged, scorer=judged.scorer.with_thresholds(thresholds))
+    evaluation = with_golden(
+        evaluate(judged.scorer, snapshot.held_out, served.graphs.size_bytes), served.scorer, golden
+    )
+    withheld = snapshot.withheld_feedback
+    probe_texts = (golden_texts or [example.text for example in snapshot.held_out])[:MAX_PROBES]
+    probabilities, scores = served.scorer.linear(probe_texts)
+    return _Challenger(
+        judged=judged,
+        served=served,
+        choices=choices,
+        evaluation=replace(
+            evaluation,
+            feedback_examples=len(withheld),
+            feedback_accuracy=accuracy(judged.scorer, withheld) if len(withheld) >= MIN_FEEDBACK_EXAMPLES else 0.0,
+        ),
+        probes=_probes(served.scorer.labels, probe_texts, probabilities),
+        head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.head(probe_texts, scores))
+        if served.scorer.has_head
+        else (),
+        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.held_out)]),
+    )
+
+
+def _answers(scorer: CascadeScorer, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
+    """Return what the cascade says of texts spread evenly over those given, abstained ones left out."""
+    chosen = texts[:: max(1, len(texts) // MAX_ANSWERS)][:MAX_ANSWERS]
+    answers = scorer.answers(chosen)
+    probes = _probes(scorer.labels, chosen, answers.probabilities)
+    return tuple(probe for probe, answered in zip(probes, answers.answered, strict=True) if answered)
+
+
+def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
+    return tuple(
+        pb.Probe(text=text, label=labels[int(row.argmax())], confidence=float(row.max()))
+        for text, row in zip(texts, probabilities, strict=True)
+    )
+
+
+def _evaluate_champion(
+    registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example], embeddings: EmbeddingStore | None
+) -> tuple[int, Evaluation | None]:
+    alias = registry.champion()
+    if alias is None:
+        return 0, None
+    try:
+        scorer, size = open_version(registry, alias.version, embeddings, judged=True)
+    except ModelVersionNotFound as error:
+        raise StageFailed(
+            f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
+        ) from error
+    return alias.version, with_golden(evaluate(scorer, snapshot.held_out, size), scorer, golden)
+
+
+def _files(
+    version: int,
+    manifest: pb.Manifest,
+    challenger: _Challenger,
+    embeddings: EmbeddingStore | None,
+    decision: Decision,
+) -> dict[str, bytes]:
+    served, encoder = challenger.served, embeddings.encoder if embeddings is not None else None
+    manifest.version = version
+    manifest.created_at.FromDatetime(datetime.now(UTC))
+    describe(
+        manifest,
+        served.graphs,
+        served.scorer.labels,
+        served.scorer.thresholds,
+        encoder.name if encoder else "",
+        encoder.columns if encoder else 0,
+    )
+    manifest.probes.extend(challenger.probes)
+    manifest.answers.extend(challenger.answers)
+    if served.graphs.head is not None:
+        manifest.head.probes.extend(challenger.head_probes)
+    return {
+        **serving_files(served.graphs),
+        **judged_files(challenger.judged.graphs),
+        MANIFEST_FILE: to_json(manifest).encode(),
+        EVALUATION_FILE: to_json(evaluation_report(challenger.evaluation, challenger.choices)).encode(),
+        DECISION_FILE: to_json(promotion_decision(decision)).encode(),
+    }

@@ -1,0 +1,77 @@
+"""The child process of a training run: reads its plan from standard input, reports on standard output.
+
+Each line it prints is a TrainingRun with the fields that changed, as JSON. It keeps standard input open and ends itself
+when that closes, so it never outlives the trainer that started it, however the trainer ended.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from typing import TextIO
+
+from google.protobuf import json_format
+from moodfood.trainer.v1 import trainer_pb2 as pb
+
+from services.trainer.errors import TrainerError
+from services.trainer.evaluation.reports import evaluation_report, promotion_decision
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import Result, retrain
+from services.trainer.runs.stages import RunStage
+
+LOWER_PRIORITY = 10
+UNEXPECTED = "unexpected error; the trainer's log has the details"
+
+
+def main() -> None:
+    """Run the story once."""
+    os.nice(LOWER_PRIORITY)
+    plan = Plan.from_line(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()
+    try:
+        result = retrain(plan, _Progress().report)
+        _say(_finished(result))
+    except TrainerError as error:
+        _say(pb.TrainingRun(state=pb.RUN_STATE_FAILED, reasons=[str(error)]))
+    except Exception:
+        traceback.print_exc()
+        _say(pb.TrainingRun(state=pb.RUN_STATE_FAILED, reasons=[UNEXPECTED]))
+
+
+def _end_with_parent(stream: TextIO) -> None:
+    stream.read()
+    os._exit(1)
+
+
+class _Progress:
+    """Says a stage or a percentage once."""
+
+    def __init__(self) -> None:
+        self._said: tuple[RunStage, int] | None = None
+
+    def report(self, stage: RunStage, share: float) -> None:
+        now = stage, stage.percent(share)
+        if now != self._said:
+            self._said = now
+            _say(pb.TrainingRun(stage=pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), percent=now[1]))
+
+
+def _finished(result: Result) -> pb.TrainingRun:
+    promoted = result.decision.promoted
+    return pb.TrainingRun(
+        state=pb.RUN_STATE_SUCCEEDED if promoted else pb.RUN_STATE_REJECTED,
+        reasons=result.decision.reasons,
+        version=result.version,
+        champion_version=result.decision.champion_version,
+        snapshot=result.snapshot,
+        decision=promotion_decision(result.decision),
+        evaluation=evaluation_report(result.evaluation),
+    )
+
+
+def _say(change: pb.TrainingRun) -> None:
+    print(json_format.MessageToJson(change, preserving_proto_field_name=True, indent=None), flush=True)
+
+
+if __name__ == "__main__":
+    main()

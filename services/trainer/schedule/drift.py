@@ -1,0 +1,169 @@
+"""Measures whether queries are still those that the champion met when it was promoted. Pure functions of counts.
+
+Two distributions are compared, of the answered labels and of the confidences: by the population stability index, which
+says how far apart they are, and by a test, which says whether that can be chance: chi-square for labels,
+Kolmogorov-Smirnov for confidences, with Holm's correction for asking twice. Both must speak for it: with many queries a
+test finds differences too small to matter, with few the index is large by chance. The index is taken without what
+chance alone adds to it, (groups - 1) * (1/n + 1/m) (Yurdakul, 2018).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2_contingency, kstwo
+
+from services.trainer.evaluation.comparison import holm
+from services.trainer.feedback.answered_query import AnsweredQuery
+
+FEWEST_QUERIES = 200
+MUCH = 0.2
+SURE = 0.01
+# Labels rarer than this in both samples together are one group.
+FEWEST_IN_A_GROUP = 10
+CONFIDENCE_STEPS = 100
+CONFIDENCE_GROUPS = 10
+UNKNOWN, TRANSFORMER = "unknown", "transformer"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What some queries were answered with.
+
+    Attributes:
+        labels: queries by best label.
+        confidences: queries by confidence in hundredths, [CONFIDENCE_STEPS + 1].
+        unknown: queries that no stage knew a label for.
+        escalated: queries that the transformer stage answered.
+
+    """
+
+    labels: Mapping[str, int]
+    confidences: tuple[int, ...]
+    unknown: int
+    escalated: int
+
+    @property
+    def queries(self) -> int:
+        """How many queries these are."""
+        return sum(self.labels.values())
+
+    def share(self, count: int) -> float:
+        """Return a count as a share of the queries."""
+        return count / self.queries if self.queries else 0.0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far recent traffic is from the traffic at promotion.
+
+    Attributes:
+        measured: whether both are large enough to say anything; everything below is 0 otherwise.
+        label_index, confidence_index: population stability indices.
+        label_chance, confidence_chance: probabilities of a difference this large by chance.
+        moved: labels whose share changed most, and by how much.
+
+    """
+
+    reference: Traffic
+    recent: Traffic
+    measured: bool = False
+    label_index: float = 0.0
+    confidence_index: float = 0.0
+    label_chance: float = 1.0
+    confidence_chance: float = 1.0
+    moved: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One sentence for each distribution that has surely and much changed."""
+        asked = (
+            ("labels", self.label_index, self.label_chance),
+            ("confidences", self.confidence_index, self.confidence_chance),
+        )
+        sure = holm([chance for _, _, chance in asked], SURE)
+        return tuple(
+            f"{what} have drifted: stability index {index:.2f}, chance {chance:.1e}"
+            for (what, index, chance), certain in zip(asked, sure, strict=True)
+            if self.measured and certain and index > MUCH
+        )
+
+
+def traffic_of(queries: Iterable[AnsweredQuery]) -> Traffic:
+    """Count some answered queries."""
+    labels: Counter[str] = Counter()
+    confidences = [0] * (CONFIDENCE_STEPS + 1)
+    unknown = escalated = 0
+    for query in queries:
+        labels[query.label] += 1
+        confidences[round(min(max(query.confidence, 0.0), 1.0) * CONFIDENCE_STEPS)] += 1
+        unknown += query.label == UNKNOWN
+        escalated += query.stage == TRANSFORMER
+    return Traffic(dict(labels), tuple(confidences), unknown, escalated)
+
+
+def measure(reference: Traffic, recent: Traffic) -> Drift:
+    """Compare recent traffic with that at promotion."""
+    if min(reference.queries, recent.queries) < FEWEST_QUERIES:
+        return Drift(reference, recent)
+    labels = _label_groups(reference, recent)
+    steps = np.array([reference.confidences, recent.confidences], dtype=float)
+    return Drift(
+        reference,
+        recent,
+        measured=True,
+        label_index=stability_index(labels),
+        confidence_index=stability_index(_confidence_groups(steps)),
+        label_chance=_chi_square(labels),
+        confidence_chance=_kolmogorov_smirnov(steps),
+        moved=_moved(reference, recent),
+    )
+
+
+def stability_index(counts: np.ndarray) -> float:
+    """Return the population stability index of counts [2, groups], less what chance adds, at least 0."""
+    totals = counts.sum(axis=1, keepdims=True)
+    # Half a query in an empty group keeps the logarithm finite.
+    shares: np.ndarray = (counts + 0.5) / (totals + 0.5 * counts.shape[1])
+    index = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+    by_chance = float((counts.shape[1] - 1) * (1 / totals).sum())
+    return max(0.0, index - by_chance)
+
+
+def _label_groups(reference: Traffic, recent: Traffic) -> np.ndarray:
+    names = sorted(set(reference.labels) | set(recent.labels))
+    counts = np.array([[each.labels.get(name, 0) for name in names] for each in (reference, recent)], dtype=float)
+    common = counts.sum(axis=0) >= FEWEST_IN_A_GROUP
+    rare = counts[:, ~common].sum(axis=1, keepdims=True)
+    return np.hstack([counts[:, common], rare]) if rare.sum() else counts[:, common]
+
+
+def _confidence_groups(steps: np.ndarray) -> np.ndarray:
+    """Join hundredths into groups of about equally many queries at promotion."""
+    before = np.cumsum(steps[0]) - steps[0]
+    group = np.minimum((before / steps[0].sum() * CONFIDENCE_GROUPS).astype(int), CONFIDENCE_GROUPS - 1)
+    joined = np.zeros((2, CONFIDENCE_GROUPS))
+    for row in range(2):
+        np.add.at(joined[row], group, steps[row])
+    return joined[:, joined.sum(axis=0) > 0]
+
+
+def _chi_square(counts: np.ndarray) -> float:
+    return float(chi2_contingency(counts).pvalue) if counts.shape[1] > 1 else 1.0
+
+
+def _kolmogorov_smirnov(steps: np.ndarray) -> float:
+    sizes = steps.sum(axis=1)
+    cumulated = np.cumsum(steps, axis=1) / sizes[:, None]
+    distance = float(np.abs(cumulated[0] - cumulated[1]).max())
+    return float(kstwo.sf(distance, max(1, round(math.prod(sizes) / sizes.sum()))))
+
+
+def _moved(reference: Traffic, recent: Traffic) -> tuple[tuple[str, float], ...]:
+    changes: Sequence[tuple[str, float]] = [
+        (name, recent.share(recent.labels.get(name, 0)) - reference.share(reference.labels.get(name, 0)))
+        for name in sorted(set(reference.labels) | set(recent.labels))
+    ]
+    return tuple(sorted(changes, key=lambda change: -abs(change[1]))[:5])

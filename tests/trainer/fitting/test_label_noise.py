@@ -1,0 +1,82 @@
+import random
+from pathlib import Path
+
+import pytest
+
+from services.trainer.dataset.examples import FEEDBACK, IMPORT, SEED, TAXONOMY, Example
+from services.trainer.feedback.suspects import read_suspects, write_suspects
+from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
+from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
+from tests.conftest import ENCODER
+
+WORDS = {
+    "drink": ["juice", "tea", "coffee", "cola"],
+    "bread": ["toast", "bagel", "roll", "bun"],
+    "fish": ["salmon", "tuna", "cod", "trout"],
+}
+
+
+def examples(count: int, source: str = SEED) -> list[Example]:
+    chance = random.Random(3)
+    made: dict[str, Example] = {}
+    while len(made) < count:
+        label = chance.choice(sorted(WORDS))
+        some, things = chance.choice(["some", "a bit of", "give me"]), " and ".join(chance.sample(WORDS[label], 3))
+        text = f"{some} {things} number {len(made)}"
+        made[text] = Example(text, (label,), source)
+    return list(made.values())
+
+
+def wrong(example: Example) -> Example:
+    other = sorted(set(WORDS) - set(example.labels))[0]
+    return Example(example.text, (other,), example.source)
+
+
+@pytest.mark.parametrize("with_embeddings", [False, True])
+def test_wrong_labels_are_found_and_right_ones_are_not(with_embeddings: bool, tmp_path: Path) -> None:
+    embeddings: EmbeddingStore | None = open_embeddings(str(ENCODER), tmp_path) if with_embeddings else None
+    clean = examples(300)
+    noisy = [wrong(each) if n % 20 == 0 else each for n, each in enumerate(clean)]
+    found = find_label_noise(noisy, embeddings)
+    injected = {each for n, each in enumerate(noisy) if n % 20 == 0}
+    assert {suspicion.example for suspicion in found} <= injected
+    assert len(found) >= 0.3 * len(injected)
+    believed = {suspicion.example.text: suspicion.believed for suspicion in found}
+    assert all(believed[each.text] == each.labels[0] for each in clean if each.text in believed)
+    assert find_label_noise(clean, embeddings) == ()
+
+
+@pytest.mark.parametrize(("source", "suspected"), [(IMPORT, True), (FEEDBACK, False), (TAXONOMY, False)])
+def test_only_what_nobody_said_about_an_answer_is_suspected(source: str, suspected: bool) -> None:
+    clean = examples(300)
+    doubtful = Example("some tuna and cod and trout", ("bread",), source)
+    assert suspected == bool(find_label_noise([*clean, doubtful], None))
+
+
+def test_few_suspects_are_shown_and_many_are_left_out() -> None:
+    clean = examples(300)
+    one = find_label_noise([*clean, Example("some tuna and cod and trout", ("bread",))], None)
+    assert (len(one), worth_leaving_out(one, clean)) == (1, ())
+    assert len(worth_leaving_out(one * 5, clean)) == 5
+
+
+def test_few_examples_judge_nobody() -> None:
+    assert find_label_noise([wrong(each) for each in examples(100)], None) == ()
+
+
+def test_example_without_a_label_is_never_suspected() -> None:
+    outside = [Example(f"capital of country {n}", ()) for n in range(30)]
+    assert find_label_noise([*examples(300), *outside], None) == ()
+
+
+def test_suspects_are_written_for_a_person_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "review" / "suspects.jsonl"
+    noise = find_label_noise([*examples(300), Example("tuna and cod and trout", ("bread",))], None)
+    write_suspects(path, noise, [Example("hello", ("a",), FEEDBACK)])
+    first, second = read_suspects(path)
+    assert (
+        first.text, list(first.labels), first.reason, first.believed
+    ) == ("tuna and cod and trout", ["bread"], "suspected_noise", "fish")  # fmt: skip
+    assert (second.text, second.reason) == ("hello", "contradictory")
+    write_suspects(path, [], [])
+    assert list(read_suspects(path)) == []

@@ -1,0 +1,233 @@
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from moodfood.inference.v1 import inference_pb2_grpc
+from moodfood.registry.v1 import manifest_pb2 as pb
+
+from services.trainer.errors import (
+    ExperimentInProgress,
+    InvalidRequest,
+    ModelVersionNotFound,
+    NoExperiment,
+    TrainerError,
+    VersionRefused,
+)
+from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
+from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.store import Feedback, FeedbackStore
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.experiment import Experiments
+from services.trainer.rollout.experiment_verdict import Observed, Pair, observe, pairs_of, reason_to_stop, verdict
+from tests.fakes import FakeReplica, running
+from tests.registries import promote
+
+pytestmark = pytest.mark.anyio
+
+SHADOW, CANARY = pb.EXPERIMENT_KIND_SHADOW, pb.EXPERIMENT_KIND_CANARY
+GOOD = Observed(queries=1000, agreement=0.95, champion_micros=100, challenger_micros=110)
+
+
+def pair(n: int, champion: str = "soup", challenger: str = "soup", **changes: object) -> Pair:
+    values: dict[str, object] = {
+        "query_id": f"q{n}", "text": f"some soup {n}", "champion": champion, "challenger": challenger,
+        "champion_micros": 100, "challenger_micros": 110, "arm": "champion", **changes,
+    }  # fmt: skip
+    return Pair(**values)  # type: ignore[arg-type]
+
+
+def test_both_arms_are_turned_into_champion_and_challenger() -> None:
+    query = AnsweredQuery("q", "x", 0.0, "soup", 0.9, 0.0, "linear", 1, 50, "e1", "champion",
+                          ShadowAnswer(2, "cake", 0.8, 70, ""))  # fmt: skip
+    other_arm = replace(query, arm="challenger", version=2)
+    elsewhere = replace(query, experiment_id="e2")
+    first, second = pairs_of([query, other_arm, elsewhere, replace(query, shadow=None)], "e1")
+    assert (first.champion, first.challenger, first.champion_micros) == ("soup", "cake", 50)
+    assert (second.champion, second.challenger, second.champion_micros) == ("cake", "soup", 70)
+
+
+def test_what_was_seen_is_summed_up() -> None:
+    pairs = [pair(1), pair(2, challenger="cake"), pair(3, arm="challenger"), pair(4, failed=True)]
+    seen = observe(pairs, {"q1": ("soup",), "q2": ("soup",), "q4": ("soup",), "elsewhere": ("x",)})
+    assert (
+        seen.queries, seen.agreement, seen.errors, seen.challenger_answered, len(seen.judged)
+    ) == (3, 2 / 3, 1, 1, 2)  # fmt: skip
+    assert seen.accuracies == (1.0, 0.5)
+
+
+def judged(right: int, wrong: int, challenger_right: int) -> Observed:
+    """Feedback on right + wrong queries: the champion is right on the first, the challenger on the last."""
+    total = right + wrong
+    pairs = [
+        pair(n, "soup" if n < right else "cake", "soup" if n >= total - challenger_right else "cake")
+        for n in range(total)
+    ]
+    seen = observe(pairs, {each.query_id: ("soup",) for each in pairs})
+    return replace(seen, queries=1000, agreement=0.9)
+
+
+@pytest.mark.parametrize(
+    ("seen", "failed"),
+    [
+        (judged(right=80, wrong=20, challenger_right=90), set()),
+        (judged(right=90, wrong=10, challenger_right=89), set()),
+        (judged(right=90, wrong=10, challenger_right=60), {"accuracy_not_worse", "accuracy_not_surely_worse"}),
+        (judged(right=20, wrong=9, challenger_right=29), {"enough_feedback"}),
+        (replace(judged(80, 20, 90), agreement=0.3), {"enough_agreement"}),
+        (replace(judged(80, 20, 90), errors=11), {"no_errors"}),
+        (replace(judged(80, 20, 90), challenger_micros=6000.0), {"not_slower"}),
+        (GOOD, {"enough_feedback"}),
+    ],
+)
+def test_verdict_is_the_gates_on_feedback_and_agreement(seen: Observed, failed: set[str]) -> None:
+    decision = verdict(seen, 1)
+    refused = {rule.name for rule in decision.rules if not rule.passed and not rule.name.startswith(("macro", "no_sl"))}
+    assert (failed, not failed) == (refused - {"no_label_lost"}, decision.promoted)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (GOOD, ""),
+        (replace(GOOD, errors=2, queries=10), ""),
+        (replace(GOOD, errors=3, queries=10), "failed at 3 of 13"),
+        (replace(GOOD, errors=10), ""),
+        (replace(GOOD, errors=11), "failed at 11"),
+        (replace(GOOD, challenger_micros=5_101), "slow"),
+        (replace(GOOD, challenger_micros=5_101, queries=49), ""),
+        (replace(GOOD, champion_micros=5_000, challenger_micros=14_000), ""),
+    ],
+)
+def test_experiment_ends_at_once_when_the_challenger_errs_or_slows(seen: Observed, expected: str) -> None:
+    reason = reason_to_stop(seen)
+    assert expected in reason
+    assert bool(expected) == bool(reason)
+
+
+class Bench:
+    """A registry, a log and feedback, on which experiments are made."""
+
+    def __init__(self, registry: ModelRegistry, folder: Path, target: str = "127.0.0.1:1") -> None:
+        self.registry, self.log = registry, folder / "queries.jsonl"
+        self.feedback = FeedbackStore(folder / "feedback.jsonl")
+        self.experiments = Experiments(registry, Champion(registry, [target]), QueryHistory(self.log), self.feedback)
+
+    def answer(self, count: int, **shadow: object) -> None:
+        experiment = self.registry.experiment()
+        assert experiment is not None
+        for n in range(count):
+            other: Mapping[str, object] = {"model_version": 2, "label": "soup", "latency_micros": 60, **shadow}
+            row = {
+                "event": "query", "query_id": f"q{n}", "text": f"some soup {n}", "stage": "linear",
+                "latency_micros": 50,
+                "labels": [{"label": "soup" if n % 2 else "cake", "confidence": 0.9}], "arm": "champion",
+                "experiment_id": experiment.experiment_id, "shadow": other,
+            }  # fmt: skip
+            with self.log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry: ModelRegistry, tmp_path: Path) -> None:
+    begun = Bench(registry, tmp_path).experiments.start(CANARY, 2, 0.0, "anna")
+    assert (begun.share, begun.champion_version, begun.running) == (0.1, 1, True)
+    restarted = Bench(registry, tmp_path)
+    with pytest.raises(ExperimentInProgress, match=begun.experiment_id):
+        restarted.experiments.start(SHADOW, 2, 0.0, "ben")
+    assert registry.experiment() == begun
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "share", "error"),
+    [
+        (pb.EXPERIMENT_KIND_UNSPECIFIED, 2, 0.1, InvalidRequest),
+        (SHADOW, 2, 1.5, InvalidRequest),
+        (SHADOW, 2, -0.5, InvalidRequest),
+        (SHADOW, 1, 0.5, InvalidRequest),
+        (SHADOW, 99, 0.5, ModelVersionNotFound),
+    ],
+)
+def test_experiment_that_means_nothing_does_not_begin(
+    registry: ModelRegistry,
+    tmp_path: Path,
+    kind: pb.ExperimentKind.ValueType,
+    version: int,
+    share: float,
+    error: type[TrainerError],
+) -> None:
+    with pytest.raises(error):
+        Bench(registry, tmp_path).experiments.start(kind, version, share, "")
+    assert registry.experiment() is None
+
+
+def test_version_that_the_gate_refused_meets_no_caller(registry: ModelRegistry, tmp_path: Path) -> None:
+    (registry.folder / "2" / "decision.json").write_text('{"promoted": false}')
+    with pytest.raises(VersionRefused):
+        Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+
+
+async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistry, tmp_path: Path) -> None:
+    replica = FakeReplica()
+    async with running(replica, inference_pb2_grpc.add_InferenceServiceServicer_to_server) as address:
+        bench = Bench(registry, tmp_path, address)
+        bench.experiments.start(SHADOW, 2, 1.0, "anna")
+        bench.answer(100)
+        bench.feedback.add([Feedback(f"some soup {n}", ("soup",), f"q{n}") for n in range(100)])
+        now = await bench.experiments.now()
+        assert now is not None
+        assert (
+            now.result.queries, now.result.agreement, now.result.judged,
+            now.result.champion_accuracy, now.result.challenger_accuracy,
+        ) == (100, 0.5, 100, 0.5, 1.0)  # fmt: skip
+        ended, promoted = await bench.experiments.stop("anna", "", promote=True)
+    assert (promoted, replica.serving, ended.running) == (True, 2, False), ended.result.decision.rules
+    assert "won experiment" in registry.history()[-1].reason
+    assert len((registry.folder / "experiments.jsonl").read_text().splitlines()) == 1
+
+
+async def test_undecided_challenger_is_not_promoted(registry: ModelRegistry, tmp_path: Path) -> None:
+    bench = Bench(registry, tmp_path)
+    bench.experiments.start(SHADOW, 2, 1.0, "anna")
+    bench.answer(100)
+    ended, promoted = await bench.experiments.stop("anna", "enough", promote=True)
+    assert (promoted, ended.reason, ended.result.decision.promoted) == (False, "enough", False)
+    alias = registry.champion()
+    assert alias is not None
+    assert alias.version == 1
+    with pytest.raises(NoExperiment):
+        await bench.experiments.stop("anna", "", promote=False)
+
+
+@pytest.mark.parametrize(
+    ("shadow", "reason"), [({"error": "RuntimeError"}, "failed at 60"), ({"latency_micros": 9000}, "slow")]
+)
+async def test_challenger_that_errs_or_slows_is_stopped_by_itself(
+    registry: ModelRegistry, tmp_path: Path, shadow: dict[str, object], reason: str
+) -> None:
+    bench = Bench(registry, tmp_path)
+    bench.experiments.start(CANARY, 2, 0.5, "anna")
+    await bench.experiments.watch_once()
+    bench.answer(60, **shadow)
+    await bench.experiments.watch_once()
+    ended = registry.experiment()
+    assert ended is not None
+    assert (ended.running, reason in ended.reason) == (False, True)
+
+
+async def test_another_champion_ends_the_experiment(registry: ModelRegistry, tmp_path: Path) -> None:
+    bench = Bench(registry, tmp_path)
+    bench.experiments.start(CANARY, 2, 0.5, "anna")
+    promote(registry, 2)
+    await bench.experiments.watch_once()
+    ended = registry.experiment()
+    assert ended is not None
+    assert (ended.running, ended.reason) == (False, "the champion changed")
+
+
+def test_challenger_is_kept_while_it_is_on_trial(registry: ModelRegistry, tmp_path: Path) -> None:
+    registry = ModelRegistry(registry.folder.parent, registry.model, keep_versions=1)
+    Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+    registry.prune()
+    assert 2 in registry.versions()

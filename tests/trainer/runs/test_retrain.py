@@ -1,0 +1,211 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from services.trainer.errors import BrokenData, SnapshotNotFound, StageFailed
+from services.trainer.feedback.store import Feedback, FeedbackStore
+from services.trainer.graphs.version import open_version
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import retrain
+from services.trainer.runs.stages import RunStage
+from tests.conftest import ENCODER, ROOT, SMALL_LABELS, small_plan
+from tests.registries import MODEL, promote
+
+
+def top_label(registry: ModelRegistry, version: int, text: str) -> str:
+    scorer, _ = open_version(registry, version, None, judged=False)
+    return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
+
+
+def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
+    reports: list[tuple[RunStage, float]] = []
+    result = retrain(small_plan(small_data, tmp_path), lambda stage, share: reports.append((stage, share)))
+    seen = list(dict.fromkeys(stage for stage, _ in reports))
+    assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
+    percents = [stage.percent(share) for stage, share in reports]
+    assert sorted(percents) == percents
+    assert all(after - before <= 30 for before, after in pairwise(percents)), percents
+    assert (result.decision.promoted, result.version) == (True, 1)
+    folder = tmp_path / MODEL / "1"
+    assert {
+        "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
+        "manifest.json", "evaluation.json", "decision.json",
+    } == {path.name for path in folder.iterdir()}  # fmt: skip
+    assert (tmp_path / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
+
+
+def test_same_data_gives_the_same_model(trained_models: Path) -> None:
+    registry = ModelRegistry(trained_models, MODEL, 10)
+    for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
+        assert registry.file(1, name) == registry.file(2, name)
+    assert registry.manifest(1).snapshot.id == registry.manifest(2).snapshot.id
+
+
+def test_run_is_repeated_from_its_snapshot_and_gives_the_same_bytes(small_data: Path, models: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    snapshot = registry.manifest(1).snapshot
+    empty = Plan(str(models), MODEL, 10, (), encoder_dir=small_plan(small_data, models).encoder_dir)
+    version = retrain(replace(empty, snapshot_id=snapshot.id), lambda _stage, _share: None).version
+    for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
+        assert registry.file(1, name) == registry.file(version, name)
+    repeated = registry.manifest(version)
+    assert (snapshot.id, registry.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
+    assert repeated.snapshot in [registry.manifest(number).snapshot for number in (1, 2)]
+
+
+REPEATED_RUN = """
+import sys
+from services.trainer.runs.plan import Plan
+from services.trainer.runs.retrain import retrain
+models, encoder, snapshot = sys.argv[1:]
+print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=snapshot), lambda _s, _p: None).version)
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_other_process_repeats_a_run_with_the_same_bytes(models: Path, hash_seed: str) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    finished = subprocess.run(
+        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), registry.manifest(1).snapshot.id],
+        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    version = int(finished.stdout)
+    for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
+        assert registry.file(1, name) == registry.file(version, name), name
+
+
+def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    name = registry.manifest(1).snapshot.id
+    path = registry.snapshots_folder / f"{name}.jsonl"
+    for damage in (path.read_bytes()[:-20], b"", b'{"part": "nowhere"}\n'):
+        path.write_bytes(damage)
+        with pytest.raises(SnapshotNotFound, match=name):
+            retrain(replace(small_plan(small_data, models), snapshot_id=name), lambda _stage, _share: None)
+    with pytest.raises(SnapshotNotFound):
+        retrain(replace(small_plan(small_data, models), snapshot_id="../../etc/passwd"), lambda _stage, _share: None)
+
+
+def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data: Path, models: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    path = registry.snapshots_folder / f"{registry.manifest(1).snapshot.id}.jsonl"
+    intact = path.read_bytes()
+    path.write_bytes(intact[:100])
+    retrain(small_plan(small_data, models), lambda _stage, _share: None)
+    assert intact == path.read_bytes()
+
+
+def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback(f"something glorptastic number {n}", ("flavor_spicy",)) for n in range(30)])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
+    assert result.decision.promoted, result.decision.reasons
+    assert top_label(registry, result.version, "a glorptastic evening") == "flavor_spicy"
+    assert top_label(registry, 1, "a glorptastic evening") != "flavor_spicy"
+    assert registry.manifest(result.version).snapshot.feedback_records == 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [lambda n: f"gibberish zzz{n} qqq{n * 7}", lambda n: f"pizza rainy chocolate sad {n}"],
+    ids=["texts unlike any other", "texts like the real ones"],
+)
+def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
+    small_data: Path, models: Path, tmp_path: Path, text: Callable[[int], str]
+) -> None:
+    chance = random.Random(7)
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
+    assert not result.decision.promoted
+    assert result.decision.reasons
+    decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
+    assert decision["promoted"] is False
+
+
+def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store.add([Feedback("Pizza!", ("emotion_sad",))])
+    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
+    assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
+    assert result.decision.promoted
+
+
+def test_any_labels_and_examples_can_be_trained_without_a_taxonomy(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    rows = [{"text": f"turn the {w} {a} number {n}", "labels": [f"{w}_{a}"]}
+            for n in range(60) for w in ("light", "radio") for a in ("on", "off")]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    result = retrain(Plan(str(tmp_path / "m"), "home", 10, (str(path),)), lambda _stage, _share: None)
+    assert (result.decision.promoted, result.evaluation.accuracy) == (True, 1.0)
+    assert dict(result.snapshot.dropped) == {"malformed_line": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [([], StageFailed), ([{"text": f"only one {n}", "labels": ["a"]} for n in range(50)], StageFailed)],
+)
+def test_too_little_data_ends_the_run_and_registers_nothing(
+    tmp_path: Path, rows: list[dict[str, object]], error: type[Exception]
+) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
+    with pytest.raises(error):
+        retrain(plan, lambda _stage, _share: None)
+    assert plan.registry.versions() == []
+
+
+def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
+    with pytest.raises(BrokenData, match="nowhere"):
+        retrain(Plan(str(tmp_path), "home", 10, (str(tmp_path / "nowhere.jsonl"),)), lambda _stage, _share: None)
+
+
+def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(small_data: Path, models: Path) -> None:
+    registry = ModelRegistry(models, MODEL, 10)
+    promote(registry, 2)
+    (registry.folder / "2" / "judged_model.onnx").unlink()
+    with pytest.raises(StageFailed, match="champion"):
+        retrain(small_plan(small_data, models), lambda _stage, _share: None)
+
+
+def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
+    plan = replace(small_plan(small_data, tmp_path), encoder_dir=str(tmp_path / "nowhere"))
+    result = retrain(plan, lambda _stage, _share: None)
+    assert result.decision.promoted
+    assert not plan.registry.manifest(1).HasField("head")
+    assert not (plan.registry.folder / "1" / "head.onnx").exists()
+
+
+def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> None:
+    registry = ModelRegistry(trained_models, MODEL, 10)
+    choices, head = registry.evaluation(1).choices, registry.manifest(1).head
+    assert choices.out_of_fold_examples > 100
+    assert head.escalate_below_margin > 0
+    assert [p.escalated for p in choices.escalation] == sorted(p.escalated for p in choices.escalation)
+    assert choices.escalation[-1].escalated == 1
+    assert choices.escalation[-1].accuracy == pytest.approx(choices.transformer_accuracy)
+    assert [p.coverage for p in choices.abstention] == sorted((p.coverage for p in choices.abstention), reverse=True)
+
+
+def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    subjects = ("tyres", "taxes", "passwords", "flights", "mortgages", "printers", "lawyers", "batteries")
+    verbs = ("change", "check", "cancel", "renew", "report", "lose", "compare", "insure", "reset", "sell")
+    rows = [{"text": f"how do i {verb} my {subject}", "labels": []} for verb in verbs for subject in subjects]
+    outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = small_plan(small_data, tmp_path / "models")
+    plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
+    result = retrain(plan, lambda _stage, _share: None)
+    assert result.evaluation.out_of_scope_examples > 0
+    assert result.evaluation.out_of_scope_recall >= 0.9
