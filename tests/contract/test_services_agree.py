@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from services.gateway import schemas
 from services.inference import errors as inference_errors
-from services.inference import loader
 from services.inference import servicer as inference_servicer
 from services.inference import status as inference_status
-from services.inference import text as inference_text
-from services.inference.encoder import Encoder as ServingEncoder
-from services.inference.encoder import load_encoder
+from services.language import names
+from services.language import text as inference_text
+from services.language.encoder import Encoder as ServingEncoder
+from services.language.encoder import load_encoder
 from services.trainer import errors as trainer_errors
 from services.trainer import export
 from services.trainer import status as trainer_status
@@ -44,7 +44,7 @@ def test_names_and_limits_are_the_same_everywhere() -> None:
     assert inference_text.NORMALIZER == trainer_text.NORMALIZER
     assert inference_text.MAX_QUERY_CHARS == trainer_text.MAX_QUERY_CHARS == schemas.MAX_TEXT_CHARS
     assert inference_servicer.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
-    assert loader.LABELS_METADATA == export.LABELS_METADATA
+    assert names.LABELS_METADATA == export.LABELS_METADATA
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,7 +54,7 @@ def test_texts_are_embedded_alike_in_training_and_serving(texts: list[str]) -> N
     embedded = training.embed(texts)
     assert embedded.shape == (len(texts), training.columns)
     for text, row in zip(texts, embedded, strict=True):
-        assert (row == serving.embed(text)[0]).all()
+        assert (row == serving.embed_one(text)[0]).all()
 
 
 @lru_cache

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.inference.cascade import Stage, StageKind, answer
-from services.inference.encoder import load_encoder
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
+from services.language.encoder import load_encoder
 from services.trainer.embedding_store import EmbeddingStore
 from services.trainer.encoder import open_encoder
 from services.trainer.examples import read_examples
