@@ -32,15 +32,15 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
 from benchmarks.published import PUBLISHED
+from services.language.encoder import Encoder, load_encoder
+from services.language.session import open_session
+from services.language.text import normalise
 from services.trainer.dataset.examples import Example, read_examples
-from services.trainer.dataset.text import normalise
 from services.trainer.evaluation.metrics import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
 from services.trainer.fitting.calibration import Thresholds, margins
 from services.trainer.fitting.ngrams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN
 from services.trainer.graphs.cascade import CascadeScorer
 from services.trainer.graphs.embeddings import EmbeddingStore
-from services.trainer.graphs.encoder import Encoder
-from services.trainer.graphs.session import open_session
 from services.trainer.graphs.version import LINEAR_FILE, open_version
 from services.trainer.registry.registry import ModelRegistry
 
@@ -362,7 +362,9 @@ def main() -> None:
                 asked.examples, models, "--encoder", str(ENCODER), *of_taxonomy
             ),
         }
-        registry, encoder = ModelRegistry(models, MODEL, 10), Encoder(ENCODER)
+        registry = ModelRegistry(models, MODEL, 10)
+        encoder = load_encoder(ENCODER)
+        assert encoder is not None, f"there is no encoder in {ENCODER}; make encoder builds it"
         store = EmbeddingStore(encoder, models / "test")
         scorer, size = open_version(registry, 1, store, judged=False)
         model = registry.file(1, LINEAR_FILE)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import Example, read_examples
 from services.trainer.dataset.snapshot import is_picked
-from services.trainer.dataset.text import normalise
 from services.trainer.evaluation.comparison import Judgement
 from services.trainer.evaluation.gate import Decision, decide
 from services.trainer.evaluation.metrics import Evaluation, best_labels, evaluation_of

@@ -21,6 +21,7 @@ COPY --from=encoder /encoder encoder
 COPY gen gen
 COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
+COPY services/language services/language
 COPY services/inference services/inference
 COPY data/taxonomy data/taxonomy
 COPY data/catalogue data/catalogue

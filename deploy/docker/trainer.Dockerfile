@@ -21,6 +21,7 @@ COPY --from=encoder /encoder encoder
 COPY gen gen
 COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
+COPY services/language services/language
 COPY services/trainer services/trainer
 # Versions are rehearsed in a real inference process before any replica loads them.
 COPY services/inference services/inference

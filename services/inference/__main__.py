@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from services.inference.cascade import Stage, StageKind
 from services.inference.catalogue import load_catalogue
-from services.inference.encoder import Encoder, load_encoder
-from services.inference.errors import BrokenData, EncoderRejected
+from services.inference.errors import BrokenData
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.query_log import QueryLog
@@ -24,6 +23,7 @@ from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
 from services.inference.taxonomy import load_taxonomy
 from services.inference.trials import Trials
+from services.language.encoder import Encoder, EncoderDamaged, load_encoder
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
 
@@ -34,7 +34,7 @@ def usable_encoder(folder: Path) -> Encoder | None:
     """Return the encoder, or None and a line in the log when there is none that works."""
     try:
         encoder = load_encoder(folder)
-    except EncoderRejected as error:
+    except EncoderDamaged as error:
         _log.error("serving without the transformer stage", problem=str(error))
         return None
     if encoder is None:

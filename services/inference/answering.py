@@ -18,8 +18,9 @@ from services.inference.query_log import QueryLog
 from services.inference.query_record import OtherSide, query_record_line
 from services.inference.reload import ModelHolder
 from services.inference.servable import Servable
-from services.inference.trial import CHALLENGER, CHAMPION, Trial
+from services.inference.trial import Trial
 from services.inference.trials import Trials
+from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
 # Queries whose other side waits to be answered; beyond that they are logged without it.
 MAX_WAITING = 256
@@ -65,10 +66,10 @@ class Answering:
         try:
             outcomes = await answered(texts, sides.given.stages, top_k)
         except Exception as error:
-            if sides.arm != CHALLENGER or sides.other is None:
+            if sides.arm != CHALLENGER_ARM or sides.other is None:
                 raise
             _log.error("the challenger failed; the champion answers", version=sides.given.version, exc_info=error)
-            sides = _Sides(sides.other, CHAMPION, sides.trial, failure=type(error).__name__)
+            sides = _Sides(sides.other, CHAMPION_ARM, sides.trial, failure=type(error).__name__)
             began = time.perf_counter()
             outcomes = await answered(texts, sides.given.stages, top_k)
         seconds = (time.perf_counter() - began) / len(texts)
@@ -89,8 +90,8 @@ class Answering:
         if trial is None or not trial.picks(caller_key):
             return _Sides(champion)
         if trial.canary:
-            return _Sides(trial.challenger, CHALLENGER, trial, champion)
-        return _Sides(champion, CHAMPION, trial, trial.challenger)
+            return _Sides(trial.challenger, CHALLENGER_ARM, trial, champion)
+        return _Sides(champion, CHAMPION_ARM, trial, trial.challenger)
 
     def _log(self, given: Sequence[Answered], sides: _Sides) -> None:
         if sides.trial is None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from services.inference.ranking import UNKNOWN_LABEL, Intent, Ranking
+from services.inference.ranking import Intent, Ranking
+from services.language.names import KEYWORD_STAGE, LINEAR_STAGE, TRANSFORMER_STAGE, UNKNOWN_LABEL
 
 NOT_ASKED = Ranking(())
 
@@ -14,9 +15,9 @@ NOT_ASKED = Ranking(())
 class StageKind(Enum):
     """Which step of the cascade; the value is the name in the query log."""
 
-    LINEAR = "linear"
-    TRANSFORMER = "transformer"
-    KEYWORD = "keyword"
+    LINEAR = LINEAR_STAGE
+    TRANSFORMER = TRANSFORMER_STAGE
+    KEYWORD = KEYWORD_STAGE
 
 
 class Classifier(Protocol):

@@ -6,7 +6,6 @@ InferenceError
 ├── ModelRejected           a version failed a check and was not loaded
 ├── ReloadInProgress        another reload is going on
 ├── StaleGeneration         a reload belongs to a change that a newer one has overtaken
-├── EncoderRejected         the encoder is there and damaged (at start-up only)
 ├── NothingLoaded           the registry has no champion to reload
 └── BrokenData              taxonomy or catalogue cannot be read (at start-up only)
 """
@@ -70,10 +69,3 @@ class NothingLoaded(InferenceError):
 
 class BrokenData(InferenceError):
     """The taxonomy or the catalogue cannot be read."""
-
-
-class EncoderRejected(InferenceError):
-    """The encoder is there and damaged; queries are answered without it."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"the encoder is damaged, build it again: {problem}")

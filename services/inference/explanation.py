@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 import onnxruntime
 
-from services.inference.linear import open_session
-from services.inference.text import normalise
+from services.language.session import open_session
+from services.language.text import normalise
 
 MAX_GRAMS = 20
 

@@ -12,7 +12,7 @@ import snowballstemmer
 
 from services.inference.ranking import Intent, Ranking
 from services.inference.taxonomy import LabelEntry
-from services.inference.text import normalise
+from services.language.text import normalise
 
 NO_MATCH = "no word of the query is a descriptor"
 

@@ -6,18 +6,9 @@ import numpy as np
 import onnxruntime
 
 from services.inference.ranking import Ranking, best_intents
-from services.inference.text import normalise
+from services.language.text import normalise
 
 NO_WORDS = "the query has no words"
-
-
-def open_session(graph: bytes) -> onnxruntime.InferenceSession:
-    """Create a session for one CPU thread. Creation holds the GIL, so call it for one model at a time."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 class LinearClassifier:

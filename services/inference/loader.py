@@ -8,20 +8,21 @@ import onnxruntime
 from moodfood.registry.v1.manifest_pb2 import Head, Manifest, Probe, Tensor
 
 from services.inference.cascade import Stage, StageKind
-from services.inference.encoder import Encoder
 from services.inference.errors import ModelRejected
 from services.inference.explanation import Explainer
-from services.inference.linear import LinearClassifier, open_session
+from services.inference.linear import LinearClassifier
 from services.inference.ranking import Ranking
-from services.inference.repository import EXPLANATION_FILE, HEAD_FILE, LINEAR_FILE, ModelRepository
+from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
-from services.inference.text import NORMALIZER
 from services.inference.transformer import TransformerClassifier
+from services.language.encoder import Encoder
+from services.language.names import EXPLANATION_FILE, HEAD_FILE, LABELS_METADATA, LINEAR_FILE
+from services.language.session import open_session
+from services.language.text import NORMALIZER
 
 PROBE_TOLERANCE = 1e-4
 # Processors round an encoder's 8-bit products differently.
 HEAD_PROBE_TOLERANCE = 0.05
-LABELS_METADATA = "labels"
 NO_ENCODER = "no encoder is installed"
 
 

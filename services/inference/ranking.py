@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-UNKNOWN_LABEL = "unknown"
-
 
 @dataclass(frozen=True)
 class Intent:

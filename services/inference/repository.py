@@ -15,11 +15,15 @@ from moodfood.registry.v1.manifest_pb2 import (
 )
 
 from services.inference.errors import ModelRejected, ModelVersionNotFound
-
-MANIFEST_FILE = "manifest.json"
-LINEAR_FILE = "model.onnx"
-EXPLANATION_FILE = "explanation.onnx"
-HEAD_FILE = "head.onnx"
+from services.language.names import (
+    ALIAS_FILE,
+    EXPERIMENT_FILE,
+    EXPLANATION_FILE,
+    HEAD_FILE,
+    HISTORY_FILE,
+    LINEAR_FILE,
+    MANIFEST_FILE,
+)
 
 
 class ModelRepository:
@@ -32,7 +36,7 @@ class ModelRepository:
     def champion(self) -> ChampionAlias | None:
         """Return the alias; what the history says last when its file is damaged; None while there is none."""
         try:
-            text = (self._folder / "champion").read_text(encoding="utf-8")
+            text = (self._folder / ALIAS_FILE).read_text(encoding="utf-8")
             return json_format.Parse(text, ChampionAlias(), ignore_unknown_fields=True)
         except FileNotFoundError:
             return None
@@ -41,7 +45,7 @@ class ModelRepository:
 
     def _last_in_history(self) -> ChampionAlias | None:
         try:
-            lines = (self._folder / "history.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = (self._folder / HISTORY_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return None
         for line in reversed(lines):
@@ -54,7 +58,7 @@ class ModelRepository:
     def experiment(self) -> Experiment | None:
         """Return the experiment of the file, running or ended; None if there is none or it cannot be read."""
         try:
-            text = (self._folder / "experiment").read_text(encoding="utf-8")
+            text = (self._folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
             return json_format.Parse(text, Experiment(), ignore_unknown_fields=True)
         except (OSError, ValueError, json_format.ParseError):
             return None
@@ -83,7 +87,7 @@ class ModelRepository:
             text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
             manifest = json_format.Parse(text, Manifest(), ignore_unknown_fields=True)
         except (OSError, ValueError, json_format.ParseError) as error:
-            raise ModelRejected(version, "manifest", "manifest.json cannot be read") from error
+            raise ModelRejected(version, "manifest", f"{MANIFEST_FILE} cannot be read") from error
         if manifest.version != version or manifest.model != self._model:
             raise ModelRejected(
                 version, "identity", f"the manifest is of {manifest.model!r} version {manifest.version}"

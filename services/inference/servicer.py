@@ -17,8 +17,8 @@ from services.inference.query_log import QueryLog
 from services.inference.recommendation import RankedDish, Recommender
 from services.inference.reload import ModelHolder
 from services.inference.repository import ModelRepository
-from services.inference.text import check_query
 from services.inference.trials import Trials
+from services.language.text import describe_problem
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -201,6 +201,17 @@ def explanation(explained: Explanation, outcome: Outcome) -> pb.Explanation:
         kind = pb.GRAM_KIND_CHARACTERS if each.characters else pb.GRAM_KIND_WORDS
         message.grams.add(gram=each.gram, kind=kind, weight=each.weight)
     return message
+
+
+def check_query(text: str, field: str = "text") -> None:
+    """Refuse a text that cannot be a query.
+
+    Raises:
+        InvalidQuery: names the field and says what is wrong.
+
+    """
+    if problem := describe_problem(text):
+        raise InvalidQuery(field, problem)
 
 
 def bounded(asked: int, default: int, highest: int, field: str) -> int:

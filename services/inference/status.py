@@ -23,7 +23,6 @@ ERROR_TABLE: ErrorTable = {
     errors.StaleGeneration: Row(
         StatusCode.FAILED_PRECONDITION, "STALE_GENERATION", facts=lambda error: {"followed": str(error.followed)}
     ),
-    errors.EncoderRejected: Row(StatusCode.FAILED_PRECONDITION, "ENCODER_REJECTED"),
     errors.NothingLoaded: Row(StatusCode.UNAVAILABLE, "NOTHING_LOADED"),
     errors.BrokenData: Row(StatusCode.FAILED_PRECONDITION, "BROKEN_DATA"),
 }

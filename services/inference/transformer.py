@@ -1,21 +1,14 @@
 """The transformer classifier: a sentence encoder and a head trained on its embeddings and the linear stage's scores."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import onnxruntime
 
 from services.inference.ranking import Ranking, best_intents
+from services.language.encoder import Encoder
 
 NO_SCORES = "the linear stage has no scores for the query"
-
-
-class TextEncoder(Protocol):
-    """Turns a text into an embedding."""
-
-    def embed(self, text: str) -> np.ndarray:
-        """Return float32 [1, columns]."""
 
 
 class TransformerClassifier:
@@ -23,7 +16,7 @@ class TransformerClassifier:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Encoder,
         session: onnxruntime.InferenceSession,
         input_name: str,
         output_name: str,
@@ -47,6 +40,6 @@ class TransformerClassifier:
         ]
 
     def _rank(self, query: str, scores: np.ndarray, top_k: int) -> Ranking:
-        features = np.concatenate([self._encoder.embed(query)[0], scores])[None]
+        features = np.concatenate([self._encoder.embed_one(query)[0], scores])[None]
         (probabilities,) = self._session.run(self._outputs, {self._input_name: features})
         return Ranking(best_intents(probabilities[0], self._labels, top_k))

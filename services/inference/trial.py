@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from services.inference.servable import Servable
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 STEPS = 2**32
 
 

@@ -1,12 +1,47 @@
-"""Writes that survive a kill at any moment: whole files by rename, lines by appending to a file that is synced."""
+"""The one way to the disk: files, lines and messages as JSON, and locks between processes.
+
+A write survives a kill at any moment: a whole file is replaced by a rename, a line is appended and synced. What the
+disk or another process refuses is StorageFailed, whatever the cause.
+"""
 
 import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from services.trainer.errors import StorageFailed
+
+LOCK_SECONDS = 10.0
+
+M = TypeVar("M", bound=Message)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads out of what a lock file stands for, for as long as the block lasts.
+
+    Raises:
+        StorageFailed: somebody else has held the lock for LOCK_SECONDS, or it cannot be taken.
+
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise StorageFailed(f"another process has held {path.name} for {LOCK_SECONDS:.0f} s; try again") from error
+    except OSError as error:
+        raise StorageFailed(f"cannot lock {path.name}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:
@@ -91,3 +126,25 @@ def read_lines(path: Path) -> Iterator[str]:
                     yield line.rstrip("\n")
     except FileNotFoundError:
         return
+
+
+def to_json(message: Message, indent: int | None = 2) -> str:
+    """Return a message as JSON with the proto's field names, defaults written out."""
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, indent=indent, always_print_fields_with_no_presence=True
+    )
+
+
+def read_message(path: Path, message: M) -> M | None:
+    """Return a message filled from a file of JSON; None if there is no file or it cannot be read."""
+    try:
+        return json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
+    except (OSError, ValueError, json_format.ParseError):
+        return None
+
+
+def read_messages(path: Path, kind: type[M]) -> Iterator[M]:
+    """Yield the message of each line that holds one; none if there is no file."""
+    for line in read_lines(path):
+        with contextlib.suppress(json_format.ParseError):
+            yield json_format.Parse(line, kind(), ignore_unknown_fields=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.trainer.dataset.text import normalise, problem_with
+from services.language.text import normalise
+from services.trainer.dataset.words import describe_problem
 from tests.conftest import SHIPPED
 
 TAXONOMY: dict[str, Any] = json.loads((SHIPPED / "taxonomy" / "mood_food_taxonomy.json").read_text())
@@ -107,7 +108,7 @@ def test_every_label_used_exists_and_every_text_is_usable() -> None:
     for example in (*TRAIN, *HELD_OUT, *GOLDEN):
         assert set(example["labels"]) <= set(LABELS)
         assert len(set(example["labels"])) == len(example["labels"]) >= 1
-        assert problem_with(example["text"]) == ""
+        assert describe_problem(example["text"]) == ""
 
 
 def test_no_text_stands_twice_in_or_across_the_parts() -> None:

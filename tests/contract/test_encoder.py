@@ -11,7 +11,7 @@ from moodfood.registry.v1.manifest_pb2 import EncoderManifest
 from tokenizers import Tokenizer
 
 from scripts import build_encoder
-from services.trainer.graphs.encoder import open_encoder
+from services.language.encoder import load_encoder
 from tests.conftest import ENCODER
 
 
@@ -20,7 +20,7 @@ def manifest() -> EncoderManifest:
 
 
 def test_embeddings_are_those_of_the_original_model_in_every_pooled_layer() -> None:
-    encoder = open_encoder(str(ENCODER))
+    encoder = load_encoder(ENCODER)
     assert encoder is not None
     for recorded in json.loads(build_encoder.REFERENCE.read_text()):
         found = encoder.embed([recorded["text"]])[0].reshape(-1, build_encoder.WIDTH)
@@ -36,7 +36,7 @@ def test_manifest_names_the_files_and_their_checksums() -> None:
 
 
 def test_texts_of_any_length_have_an_embedding_and_different_texts_another() -> None:
-    encoder = open_encoder(str(ENCODER))
+    encoder = load_encoder(ENCODER)
     assert encoder is not None
     embedded = encoder.embed(["soup", "soup", "a very different wish", "", "soup " * 5_000, "\U0001f35c"])
     assert np.isfinite(embedded).all()

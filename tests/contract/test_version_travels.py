@@ -13,16 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.inference.cascade import Stage, StageKind, answer
-from services.inference.encoder import load_encoder
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
+from services.language.encoder import load_encoder
+from services.language.text import normalise
 from services.trainer.dataset.examples import read_examples
-from services.trainer.dataset.text import normalise
 from services.trainer.fitting.fit import FittedModel, fit
 from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.graphs.embeddings import EmbeddingStore
-from services.trainer.graphs.encoder import open_encoder
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import TIE_MARGIN, TOLERANCE
 from services.trainer.graphs.version import open_version
@@ -34,7 +33,7 @@ from tests.registries import MODEL
 @pytest.fixture(scope="module")
 def fitted(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedModel:
     examples, _ = read_examples([small_data / "examples" / "train" / "mood_food.jsonl"])
-    encoder = open_encoder(str(ENCODER))
+    encoder = load_encoder(ENCODER)
     assert encoder is not None
     store = EmbeddingStore(encoder, tmp_path_factory.mktemp("embeddings"))
     return fit(examples, [False] * len(examples), store).served
@@ -153,7 +152,7 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
 
 
 def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path, tmp_path: Path) -> None:
-    registry, encoder = ModelRegistry(trained_models, MODEL, 10), open_encoder(str(ENCODER))
+    registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
     assert encoder is not None
     scorer, _ = open_version(registry, 1, EmbeddingStore(encoder, tmp_path), judged=False)
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))

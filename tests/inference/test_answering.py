@@ -17,8 +17,8 @@ from services.inference.repository import ModelRepository
 from services.inference.servable import Servable
 from services.inference.trial import Trial
 from services.inference.trials import Trials
-from services.trainer.evaluation.reports import to_json
 from services.trainer.registry.registry import ModelRegistry
+from services.trainer.storage import to_json
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
 

@@ -11,10 +11,10 @@ import onnx.numpy_helper
 import pytest
 
 from services.inference.cascade import Stage, StageKind
-from services.inference.encoder import Encoder, load_encoder
-from services.inference.errors import EncoderRejected, ModelRejected, ModelVersionNotFound
+from services.inference.errors import ModelRejected, ModelVersionNotFound
 from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
+from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL
@@ -210,12 +210,3 @@ def test_version_of_another_encoder_is_served_without_the_transformer_stage(mode
     assert [stage.kind for stage in servable.stages] == [StageKind.LINEAR, StageKind.KEYWORD]
     assert "another-encoder" in servable.transformer_missing
     assert servable.stages[0].min_confidence > 0
-
-
-def test_damaged_encoder_is_refused_and_a_missing_one_is_none(tmp_path: Path) -> None:
-    assert load_encoder(tmp_path) is None
-    shutil.copytree(ENCODER, tmp_path / "damaged")
-    with (tmp_path / "damaged" / "tokenizer.json").open("a") as file:
-        file.write(" ")
-    with pytest.raises(EncoderRejected, match=r"tokenizer\.json"):
-        load_encoder(tmp_path / "damaged")

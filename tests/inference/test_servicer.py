@@ -12,7 +12,6 @@ from moodfood.inference.v1 import inference_pb2_grpc
 
 from services.inference.cascade import Stage, StageKind
 from services.inference.catalogue import load_catalogue
-from services.inference.encoder import Encoder, load_encoder
 from services.inference.keywords import KeywordClassifier
 from services.inference.loader import Loader
 from services.inference.query_log import QueryLog
@@ -23,6 +22,7 @@ from services.inference.servicer import InferenceServicer
 from services.inference.status import ERROR_TABLE
 from services.inference.taxonomy import load_taxonomy
 from services.inference.trials import Trials
+from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
 from tests.registries import MODEL

@@ -4,8 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import FROM_PEOPLE, REVIEW, Example
-from services.trainer.dataset.text import normalise, problem_with
+from services.trainer.dataset.words import describe_problem
 
 MAX_ANSWERS_PER_QUERY = 2
 
@@ -66,7 +67,7 @@ def clean(
 
 def reason_to_drop(example: Example, reserved_keys: Collection[str], labels: frozenset[str] | None) -> str:
     """Say why an example cannot be used, or return the empty string."""
-    if problem_with(example.text):
+    if describe_problem(example.text):
         return "unusable_text"
     if not example.labels and example.source in FROM_PEOPLE - {REVIEW}:
         return "no_label"

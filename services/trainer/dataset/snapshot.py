@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import FROM_PEOPLE, TAXONOMY, Example
-from services.trainer.dataset.text import digest_of_content, digest_of_words, normalise
+from services.trainer.dataset.words import digest_of_content, digest_of_words
 from services.trainer.errors import SnapshotNotFound
 from services.trainer.storage import read_lines, replace_file
 

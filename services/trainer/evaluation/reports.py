@@ -1,43 +1,13 @@
-"""Translates evaluations and decisions to and from the messages that the registry stores."""
+"""Translates evaluations and decisions into the messages that the registry stores."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TypeVar
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, RuleResult, TrainingChoices
 
 from services.trainer.evaluation.gate import Decision, Rule
 from services.trainer.evaluation.metrics import Evaluation
 from services.trainer.fitting.fit import Choices
-from services.trainer.storage import read_lines
-
-M = TypeVar("M", bound=Message)
-
-
-def to_json(message: Message, indent: int | None = 2) -> str:
-    """Return a message as JSON with the proto's field names, defaults written out."""
-    return json_format.MessageToJson(
-        message, preserving_proto_field_name=True, indent=indent, always_print_fields_with_no_presence=True
-    )
-
-
-def read_message(path: Path, message: M) -> M | None:
-    """Return a message filled from a file of JSON; None if there is no file or it cannot be read."""
-    try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
-    except (OSError, ValueError, json_format.ParseError):
-        return None
-
-
-def read_messages(path: Path, kind: type[M]) -> Iterator[M]:
-    """Yield the message of each line that holds one; none if there is no file."""
-    for line in read_lines(path):
-        with contextlib.suppress(json_format.ParseError):
-            yield json_format.Parse(line, kind(), ignore_unknown_fields=True)
 
 
 def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) -> EvaluationReport:

@@ -3,8 +3,8 @@
 import unicodedata
 from collections import Counter
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import Example
-from services.trainer.dataset.text import normalise
 
 # Longest number of words of each slice but the last.
 LENGTHS = ((2, "1 to 2 words"), (6, "3 to 6 words"), (14, "7 to 14 words"))

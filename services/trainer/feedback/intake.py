@@ -6,7 +6,7 @@ from itertools import count
 
 from services.trainer.dataset.examples import IMPORT, REVIEW, Example
 from services.trainer.dataset.files import BadLine, Format, read_file
-from services.trainer.dataset.text import problem_with
+from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.review_queue import ReviewQueue
@@ -46,7 +46,7 @@ class Intake:
         check_name("request_id", request_id)
         self._check_labels(labels)
         said = await self._text_of(query_id) if query_id else text
-        if problem := problem_with(said):
+        if problem := describe_problem(said):
             raise InvalidRequest("text", problem)
         feedback = Feedback(said, tuple(labels), query_id, user_id, request_id=request_id)
         async with self._one_at_a_time:
@@ -117,7 +117,7 @@ class Intake:
         return len(accepted), []
 
     def _problem(self, line: int, example: Example) -> BadLine | None:
-        if problem := problem_with(example.text):
+        if problem := describe_problem(example.text):
             return BadLine(line, "text", problem)
         try:
             self._check_labels(example.labels)

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from services.trainer.dataset.text import content_words, normalise, problem_with
+from services.language.text import normalise
+from services.trainer.dataset.words import content_words, describe_problem
 from services.trainer.feedback.answered_query import AnsweredQuery
 
 # Below this confidence, or nearer than this to the second label, an answer was not sure.
@@ -56,7 +57,7 @@ def item_id(text: str) -> str:
 
 def items_of(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[ReviewItem]:
     """Yield the reasons to look at an answered query; no known words means that none can be told from the others."""
-    if problem_with(query.text):
+    if describe_problem(query.text):
         return
 
     def item(reason: Reason, score: float) -> ReviewItem:

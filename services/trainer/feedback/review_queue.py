@@ -7,12 +7,11 @@ from pathlib import Path
 from moodfood.events.v1.events_pb2 import ReviewResolution, SuspectRecord
 
 from services.trainer.errors import ReviewItemNotFound
-from services.trainer.evaluation.reports import read_messages, to_json
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.review import Reason, ReviewItem, chosen, item_id, items_of
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.feedback.suspects import NOISE, read_suspects
-from services.trainer.storage import append_lines
+from services.trainer.storage import append_lines, read_messages, to_json
 
 RESOLVED_FILE = "resolved.jsonl"
 SUSPECTS_FILE = "suspects.jsonl"

@@ -6,9 +6,8 @@ from pathlib import Path
 from moodfood.events.v1.events_pb2 import SuspectRecord
 
 from services.trainer.dataset.examples import Example
-from services.trainer.evaluation.reports import read_messages, to_json
 from services.trainer.fitting.label_noise import Suspicion
-from services.trainer.storage import replace_file
+from services.trainer.storage import read_messages, replace_file, to_json
 
 NOISE, CONTRADICTORY = "suspected_noise", "contradictory"
 

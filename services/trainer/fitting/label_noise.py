@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import IMPORT, SEED, TAXONOMY, Example
-from services.trainer.dataset.text import normalise
 from services.trainer.fitting import calibration
 from services.trainer.fitting.head import HeadClassifier, principal_components
 from services.trainer.fitting.linear import LinearClassifier

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import TAXONOMY, Example
-from services.trainer.dataset.text import digest_of_words, normalise
+from services.trainer.dataset.words import digest_of_words
 from services.trainer.errors import StageFailed
 from services.trainer.fitting.head import Components, principal_components
 from services.trainer.fitting.ngrams import GramCounts, count_grams

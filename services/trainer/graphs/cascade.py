@@ -9,11 +9,11 @@ from typing import Self
 
 import numpy as np
 
-from services.trainer.dataset.text import normalise
+from services.language.session import open_session
+from services.language.text import normalise
 from services.trainer.fitting.calibration import Thresholds
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import HEAD_INPUT_NAME, INPUT_NAME, OUTPUT_NAME, SCORES_NAME, Graphs
-from services.trainer.graphs.session import open_session
 
 BATCH_QUERIES = 256
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.graphs.encoder import Encoder, open_encoder
+from services.language.encoder import Encoder, EncoderDamaged, load_encoder
+from services.trainer.errors import BrokenData
 from services.trainer.storage import replace_file
 
 KEY_BYTES = 16
@@ -70,6 +71,14 @@ class EmbeddingStore:
 
 
 def open_embeddings(encoder_dir: str, folder: Path) -> EmbeddingStore | None:
-    """Return the store for the encoder of a folder, or None when none is named or there."""
-    encoder = open_encoder(encoder_dir)
+    """Return the store for the encoder of a folder, or None when none is named or there.
+
+    Raises:
+        BrokenData: the encoder is there and damaged.
+
+    """
+    try:
+        encoder = load_encoder(Path(encoder_dir)) if encoder_dir else None
+    except EncoderDamaged as error:
+        raise BrokenData(str(error)) from error
     return EmbeddingStore(encoder, folder) if encoder is not None else None

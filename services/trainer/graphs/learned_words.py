@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
+from services.language.text import normalise
 from services.trainer.dataset.snapshot import read_snapshot
-from services.trainer.dataset.text import content_words, normalise
+from services.trainer.dataset.words import content_words
 from services.trainer.errors import ModelVersionNotFound, SnapshotNotFound
 from services.trainer.registry.registry import ModelRegistry
 

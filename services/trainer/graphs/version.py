@@ -8,7 +8,7 @@ import hashlib
 
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.dataset.text import NORMALIZER
+from services.language.text import NORMALIZER, UNICODE_VERSION
 from services.trainer.fitting.calibration import Thresholds
 from services.trainer.graphs.cascade import CascadeScorer
 from services.trainer.graphs.embeddings import EmbeddingStore
@@ -47,7 +47,7 @@ def describe(
 ) -> None:
     """Write into a manifest what the files are; `encoder` and its `columns` matter only with a head."""
     manifest.labels.extend(labels)
-    manifest.normalizer = NORMALIZER
+    manifest.normalizer, manifest.unicode_version = NORMALIZER, UNICODE_VERSION
     manifest.input.CopyFrom(pb.Tensor(name=INPUT_NAME, type=INPUT_TYPE, columns=1))
     manifest.output.CopyFrom(pb.Tensor(name=OUTPUT_NAME, type=OUTPUT_TYPE, columns=len(labels)))
     manifest.scores.CopyFrom(pb.Tensor(name=SCORES_NAME, type=OUTPUT_TYPE, columns=len(labels)))

@@ -19,8 +19,15 @@ from google.protobuf.message import Message
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.errors import ExperimentInProgress, ModelVersionNotFound, StorageFailed
-from services.trainer.evaluation.reports import read_message, read_messages, to_json
-from services.trainer.storage import append_lines, replace_file, sync_folder, write_synced
+from services.trainer.storage import (
+    append_lines,
+    read_message,
+    read_messages,
+    replace_file,
+    sync_folder,
+    to_json,
+    write_synced,
+)
 
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"

@@ -8,8 +8,7 @@ from moodfood.events.v1.events_pb2 import RetrainingEvent
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import StorageFailed
-from services.trainer.evaluation.reports import to_json
-from services.trainer.storage import append_lines
+from services.trainer.storage import append_lines, to_json
 
 _STATUS = {
     pb.RUN_STATE_RUNNING: "started",

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import Example
 from services.trainer.dataset.snapshot import DatasetSnapshot
-from services.trainer.dataset.text import normalise
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation.gate import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.evaluation.metrics import Evaluation, accuracy, evaluate, with_golden
-from services.trainer.evaluation.reports import evaluation_report, promotion_decision, to_json
+from services.trainer.evaluation.reports import evaluation_report, promotion_decision
 from services.trainer.fitting.fit import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
 from services.trainer.graphs.cascade import CascadeScorer, lowered_for
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
@@ -28,6 +28,7 @@ from services.trainer.registry.registry import DECISION_FILE, EVALUATION_FILE, M
 from services.trainer.runs.collect import gathered, repeated
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.stages import Report, RunStage, counted
+from services.trainer.storage import to_json
 
 MAX_PROBES = 16
 MAX_ANSWERS = 100

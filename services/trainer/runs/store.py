@@ -9,8 +9,7 @@ from pathlib import Path
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import TrainingRunNotFound
-from services.trainer.evaluation.reports import read_message, to_json
-from services.trainer.storage import replace_file
+from services.trainer.storage import read_message, replace_file, to_json
 
 ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 

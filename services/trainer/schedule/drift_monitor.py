@@ -10,12 +10,11 @@ from pathlib import Path
 from moodfood.events.v1.events_pb2 import TrafficRecord
 
 from services.trainer.errors import StorageFailed
-from services.trainer.evaluation.reports import read_message, to_json
 from services.trainer.feedback.answered_query import AnsweredQuery
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.schedule.drift import Drift, Traffic, measure, traffic_of
-from services.trainer.storage import replace_file
+from services.trainer.storage import read_message, replace_file, to_json
 
 REFERENCE_QUERIES = 1000
 RECENT_QUERIES = 1000

@@ -17,9 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from moodfood.trainer.v1 import scheduler_pb2 as pb
 
 from services.trainer.errors import TrainerError
-from services.trainer.evaluation.reports import to_json
 from services.trainer.schedule.calendar import Kind, Schedule, next_moment
-from services.trainer.storage import replace_file
+from services.trainer.storage import replace_file, to_json
 
 TICK_SECONDS = 5
 LOCK_SECONDS = 10

@@ -8,7 +8,7 @@ from moodfood.events.v1.events_pb2 import FeedbackRecord
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
-from services.trainer.dataset.text import normalise
+from services.language.text import normalise
 from services.trainer.errors import ModelVersionNotFound
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.registry.registry import ModelRegistry

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.language.text import normalise
 from services.trainer.dataset.examples import FEEDBACK, TAXONOMY, Example
 from services.trainer.dataset.snapshot import part_of, read_snapshot, split, write_snapshot
-from services.trainer.dataset.text import digest_of_content, normalise
+from services.trainer.dataset.words import digest_of_content
 
 EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
 

@@ -4,8 +4,8 @@ from typing import cast
 
 import numpy as np
 
+from services.language.encoder import Encoder
 from services.trainer.graphs.embeddings import EmbeddingStore
-from services.trainer.graphs.encoder import Encoder
 
 
 @dataclass

@@ -11,10 +11,10 @@ from moodfood.registry.v1.manifest_pb2 import Manifest
 from onnx import TensorProto, helper
 
 from services.trainer.evaluation.gate import Rule
-from services.trainer.evaluation.reports import to_json
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import rehearsal
 from services.trainer.rollout.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.storage import to_json
 from tests.conftest import ENCODER
 from tests.registries import MODEL
 

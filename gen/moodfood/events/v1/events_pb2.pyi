@@ -164,10 +164,11 @@ class RetrainingEvent(_message.Message):
     TRAINING_RUN_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     event: _builtins.str
     """Always "retraining"."""
     trigger: _builtins.str
-    """"api_triggered", "cron_triggered", "manual" or "first_model"."""
+    """"api_triggered", "cron_triggered", "manual", "first_model", "scheduled" or "drift"."""
     status: _builtins.str
     """"started", "success", "failed" or "rejected"."""
     training_run: _builtins.str
@@ -180,6 +181,10 @@ class RetrainingEvent(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
+    @_builtins.property
+    def details(self) -> Global___RetrainingDetails:
+        """What is known of the run when it ended; unset when it began."""
+
     def __init__(
         self,
         *,
@@ -190,14 +195,49 @@ class RetrainingEvent(_message.Message):
         training_run: _builtins.str = ...,
         model_version: _builtins.int = ...,
         reason: _builtins.str = ...,
+        details: Global___RetrainingDetails | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "details", b"details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "model_version", b"model_version", "reason", b"reason", "status", b"status", "training_run", b"training_run", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "details", b"details", "event", b"event", "model_version", b"model_version", "reason", b"reason", "status", b"status", "training_run", b"training_run", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrainingEvent: _TypeAlias = RetrainingEvent  # noqa: Y015
+
+@_typing.final
+class RetrainingDetails(_message.Message):
+    """Facts about a training run that ended. A run that failed early knows only its duration; the rest is 0 then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    DATASET_SIZE_FIELD_NUMBER: _builtins.int
+    NEW_SAMPLES_FIELD_NUMBER: _builtins.int
+    duration_seconds: _builtins.float
+    """From the start of the run to its end, in seconds."""
+    accuracy: _builtins.float
+    """Share of the held-out examples that the challenger answers rightly, in [0, 1]."""
+    dataset_size: _builtins.int
+    """Examples that the challenger learned."""
+    new_samples: _builtins.int
+    """Feedback records that the former champion had not seen and the challenger learned from."""
+    def __init__(
+        self,
+        *,
+        duration_seconds: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+        dataset_size: _builtins.int = ...,
+        new_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "dataset_size", b"dataset_size", "duration_seconds", b"duration_seconds", "new_samples", b"new_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrainingDetails: _TypeAlias = RetrainingDetails  # noqa: Y015
 
 @_typing.final
 class FeedbackRecord(_message.Message):

@@ -97,6 +97,7 @@ class Manifest(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    UNICODE_VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -107,6 +108,10 @@ class Manifest(_message.Message):
     """Below this confidence the linear stage abstains when no transformer stage is asked after it."""
     training_run: _builtins.str
     """Training run that produced it."""
+    unicode_version: _builtins.str
+    """Version of the Unicode data that the texts were normalised with, such as "14.0.0"; empty in versions that were
+    registered before it was recorded.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
@@ -165,10 +170,11 @@ class Manifest(_message.Message):
         scores: Global___Tensor | None = ...,
         head: Global___Head | None = ...,
         answers: _abc.Iterable[Global___Probe] | None = ...,
+        unicode_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "head", b"head", "input", b"input", "output", b"output", "scores", b"scores", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "created_at", b"created_at", "files", b"files", "head", b"head", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "scores", b"scores", "snapshot", b"snapshot", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "created_at", b"created_at", "files", b"files", "head", b"head", "input", b"input", "labels", b"labels", "min_confidence", b"min_confidence", "model", b"model", "normalizer", b"normalizer", "output", b"output", "probes", b"probes", "scores", b"scores", "snapshot", b"snapshot", "training_run", b"training_run", "unicode_version", b"unicode_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

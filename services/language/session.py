@@ -1,4 +1,4 @@
-"""Opens graphs the way serving does: on one thread."""
+"""Opens ONNX graphs for one CPU thread, the same way in training and in serving."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import onnxruntime
 
 
 def open_session(graph: bytes | Path) -> onnxruntime.InferenceSession:
-    """Return a session of a serialised graph, or of a file, for one CPU thread."""
+    """Return a session of a serialised graph or of a file. Opening holds the GIL: open one graph at a time."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

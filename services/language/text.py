@@ -1,14 +1,13 @@
 """What a query must look like, and the form it takes before any classifier sees it.
 
-`normalise` exists a second time in the trainer, because services share no domain code; a contract test proves that
-both give the same for any text. Its name goes into every manifest, so a change of behaviour needs a new name.
+The normaliser's name and the Unicode version stand in every manifest. A change of behaviour needs a new name. Another
+Unicode version changes the form of a few rare characters only, so it needs no new name.
 """
 
 import unicodedata
 
-from services.inference.errors import InvalidQuery
-
 NORMALIZER = "nfkc-lower-words-1"
+UNICODE_VERSION = unicodedata.unidata_version
 MAX_QUERY_CHARS = 10_000
 
 APOSTROPHES = "'\u2019"
@@ -41,18 +40,18 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).lower().translate(_WORDS).split())
 
 
-def check_query(text: str, field: str = "text") -> None:
-    """Refuse a text that cannot be a query.
+def describe_problem(text: str) -> str:
+    """Say why a text cannot be a query, or return the empty string when it can.
 
-    Raises:
-        InvalidQuery: empty, only spaces, longer than MAX_QUERY_CHARS, or with a NUL or a lone surrogate.
-
+    A text cannot be a query when it is empty, only spaces, longer than MAX_QUERY_CHARS, or has a NUL or half of a
+    surrogate pair.
     """
     if not text.strip():
-        raise InvalidQuery(field, "is empty; say what you feel like")
+        return "is empty; say what you feel like"
     if len(text) > MAX_QUERY_CHARS:
-        raise InvalidQuery(field, f"has {len(text):,} characters; send at most {MAX_QUERY_CHARS:,}")
+        return f"has {len(text):,} characters; send at most {MAX_QUERY_CHARS:,}"
     if "\0" in text:
-        raise InvalidQuery(field, "holds a NUL character; send plain text")
+        return "holds a NUL character; send plain text"
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidQuery(field, "holds half of a surrogate pair; send valid Unicode")
+        return "holds half of a surrogate pair; send valid Unicode"
+    return ""
