@@ -367,7 +367,7 @@ def main() -> None:
         assert encoder is not None, f"there is no encoder in {ENCODER}; make encoder builds it"
         store = EmbeddingStore(encoder, models / "test")
         scorer, size = open_version(registry, 1, store, judged=False)
-        model = registry.file(1, LINEAR_FILE)
+        model = registry.versions.file(1, LINEAR_FILE)
         results = evaluations(scorer, test, size)
         scoped = [each for each in test if each.labels]
         texts = [normalise(each.text) for each in scoped[:: max(1, len(scoped) // TIMED_QUERIES)]]

@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         plan = plan_in(Path(name))
         champion = retrain(plan, lambda _stage, _share: None)
-        plan.registry.move_alias(champion.version, 0, 1, HISTORY_ACTION_PROMOTED, "benchmark", "the champion")
+        plan.registry.alias.move(champion.version, 0, 1, HISTORY_ACTION_PROMOTED, "benchmark", "the champion")
         for _ in range(asked.rounds):
             what, result = run_round(Path(name), plan, chance, labels)
             promoted += result.decision.promoted

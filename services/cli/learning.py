@@ -90,7 +90,7 @@ def evaluate_version(
 
     """
     registry = ModelRegistry(models, model, KEEP_VERSIONS)
-    alias = registry.champion()
+    alias = registry.alias.read()
     if version == 0:
         if alias is None:
             raise NoChampion
@@ -166,11 +166,11 @@ def _conclude(registry: ModelRegistry, result: Result) -> None:
     if not result.decision.promoted:
         registry.record_refusal(result.version, BY, "; ".join(result.decision.reasons))
         return
-    before = registry.champion()
-    registry.move_alias(
+    before = registry.alias.read()
+    registry.alias.move(
         result.version,
         before.version if before else 0,
-        registry.next_generation(),
+        registry.alias.next_generation(),
         manifest_pb2.HISTORY_ACTION_PROMOTED,
         BY,
         "passed the gate",
@@ -184,7 +184,7 @@ def _summary(plan: Plan, result: Result, seconds: float) -> dict[str, Any]:
         "model": plan.model,
         "version": result.version,
         "promoted": result.decision.promoted,
-        "transformer_stage": plan.registry.manifest(result.version).HasField("head"),
+        "transformer_stage": plan.registry.versions.manifest(result.version).HasField("head"),
         **_measured(evaluation),
         "train_examples": result.snapshot.train_examples,
         "held_out_examples": result.snapshot.held_out_examples,

@@ -16,7 +16,7 @@ from services.trainer.api.status import ERROR_TABLE
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_log import QueryHistory
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from tests.fakes import running
 

@@ -19,7 +19,7 @@ class LearnedWords:
 
     def now(self) -> Collection[str]:
         """Return the words of the present champion; none when it or its snapshot cannot be read."""
-        alias = self._registry.champion()
+        alias = self._registry.alias.read()
         version = alias.version if alias else 0
         if version != self._version:
             self._version, self._words = version, self._read(version)
@@ -27,7 +27,9 @@ class LearnedWords:
 
     def _read(self, version: int) -> frozenset[str]:
         try:
-            snapshot = read_snapshot(self._registry.manifest(version).snapshot.id, self._registry.snapshots_folder)
+            snapshot = read_snapshot(
+                self._registry.versions.manifest(version).snapshot.id, self._registry.snapshots_folder
+            )
         except (ModelVersionNotFound, SnapshotNotFound):
             return frozenset()
         return frozenset(word for each in snapshot.learned for word in content_words(normalise(each.text)))

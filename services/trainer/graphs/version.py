@@ -80,13 +80,13 @@ def open_version(
         ModelVersionNotFound: no such version, or a file of it cannot be read.
 
     """
-    manifest = registry.manifest(version)
+    manifest = registry.versions.manifest(version)
     prefix = JUDGED_PREFIX if judged else ""
     has_head = manifest.HasField("head")
     graphs = Graphs(
-        linear=registry.file(version, prefix + LINEAR_FILE),
-        explanation=registry.file(version, EXPLANATION_FILE),
-        head=registry.file(version, prefix + HEAD_FILE) if has_head else None,
+        linear=registry.versions.file(version, prefix + LINEAR_FILE),
+        explanation=registry.versions.file(version, EXPLANATION_FILE),
+        head=registry.versions.file(version, prefix + HEAD_FILE) if has_head else None,
     )
     head = manifest.head
     thresholds = Thresholds(

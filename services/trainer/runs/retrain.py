@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.language.names import MANIFEST_FILE
 from services.language.text import normalise
 from services.trainer.dataset.examples import Example
 from services.trainer.dataset.snapshot import DatasetSnapshot
@@ -24,24 +25,15 @@ from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import check_parity
 from services.trainer.graphs.version import describe, judged_files, open_version, serving_files
-from services.trainer.registry.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
-from services.trainer.runs.collect import gathered, repeated
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.registry.versions import DECISION_FILE, EVALUATION_FILE
+from services.trainer.runs.collect import collect, repeat
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.stages import Report, RunStage, counted
+from services.trainer.runs.stages import Report, RunStage, count_steps
 from services.trainer.storage import to_json
 
 MAX_PROBES = 16
 MAX_ANSWERS = 100
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to."""
-
-    version: int
-    decision: Decision
-    evaluation: Evaluation
-    snapshot: pb.Snapshot
 
 
 @dataclass(frozen=True)
@@ -65,8 +57,8 @@ class _Challenger:
     answers: tuple[pb.Probe, ...]
 
 
-def retrain(plan: Plan, report: Report) -> Result:
-    """Run the story up to a registered version, promoted or refused by the gate.
+def retrain(plan: Plan, report: Report) -> int:
+    """Run the story up to a registered version and return its number; the registry holds what was measured and decided.
 
     Raises:
         BrokenData: a file of the plan cannot be read.
@@ -77,7 +69,7 @@ def retrain(plan: Plan, report: Report) -> Result:
     registry = plan.registry
     report(RunStage.COLLECT, 0.0)
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
-    snapshot, summary = repeated(plan, report) if plan.snapshot_id else gathered(plan, embeddings, report)
+    snapshot, summary = repeat(plan, report) if plan.snapshot_id else collect(plan, embeddings, report)
     judged, served, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE, 0.0)
     challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
@@ -88,8 +80,7 @@ def retrain(plan: Plan, report: Report) -> Result:
     if embeddings is not None:
         embeddings.save()
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
-    version = registry.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
-    return Result(version, decision, challenger.evaluation, summary)
+    return registry.versions.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
 
 
 def _train(
@@ -104,7 +95,7 @@ def _train(
         snapshot.learned,
         snapshot.judging,
         embeddings,
-        counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
+        count_steps(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
     report(RunStage.EXPORT, 0.0)
     judged = _candidate(models.judged, embeddings)
@@ -178,7 +169,7 @@ def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarr
 def _evaluate_champion(
     registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example], embeddings: EmbeddingStore | None
 ) -> tuple[int, Evaluation | None]:
-    alias = registry.champion()
+    alias = registry.alias.read()
     if alias is None:
         return 0, None
     try:

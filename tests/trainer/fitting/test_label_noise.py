@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from services.trainer.dataset.examples import FEEDBACK, IMPORT, SEED, TAXONOMY, Example
-from services.trainer.feedback.suspects import read_suspects, write_suspects
 from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from tests.conftest import ENCODER
@@ -67,16 +66,3 @@ def test_few_examples_judge_nobody() -> None:
 def test_example_without_a_label_is_never_suspected() -> None:
     outside = [Example(f"capital of country {n}", ()) for n in range(30)]
     assert find_label_noise([*examples(300), *outside], None) == ()
-
-
-def test_suspects_are_written_for_a_person_to_read(tmp_path: Path) -> None:
-    path = tmp_path / "review" / "suspects.jsonl"
-    noise = find_label_noise([*examples(300), Example("tuna and cod and trout", ("bread",))], None)
-    write_suspects(path, noise, [Example("hello", ("a",), FEEDBACK)])
-    first, second = read_suspects(path)
-    assert (
-        first.text, list(first.labels), first.reason, first.believed
-    ) == ("tuna and cod and trout", ["bread"], "suspected_noise", "fish")  # fmt: skip
-    assert (second.text, second.reason) == ("hello", "contradictory")
-    write_suspects(path, [], [])
-    assert list(read_suspects(path)) == []

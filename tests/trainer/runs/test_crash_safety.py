@@ -17,7 +17,7 @@ from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 
 from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import StorageFailed
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.graphs.version import open_version
 from services.trainer.registry.registry import ModelRegistry
@@ -28,7 +28,7 @@ from services.trainer.schedule.scheduler import Scheduler
 from tests.conftest import ROOT, small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL
-from tests.trainer.runs.test_runner import retrainer
+from tests.trainer.runs.test_runner import make_runner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -54,11 +54,11 @@ def disk_full_at(write: int) -> Iterator[list[int]]:
 def assert_intact(registry: ModelRegistry, alias: bytes) -> None:
     """The champion is what it was, and every version that can be seen is whole."""
     assert alias == (registry.folder / "champion").read_bytes()
-    for version in registry.versions():
-        manifest = registry.manifest(version)
-        assert all(len(registry.file(version, each.path)) == each.size_bytes for each in manifest.files)
-        registry.evaluation(version)
-        registry.decision(version)
+    for version in registry.versions.numbers():
+        manifest = registry.versions.manifest(version)
+        assert all(len(registry.versions.file(version, each.path)) == each.size_bytes for each in manifest.files)
+        registry.versions.evaluation(version)
+        registry.versions.decision(version)
         open_version(registry, version, None, judged=True)
 
 
@@ -83,7 +83,7 @@ def test_run_with_a_full_disk_at_any_write_leaves_champion_and_registry_whole(
             except StorageFailed:
                 failures += 1
         assert_intact(registry, alias)
-        assert versions == registry.versions()
+        assert versions == registry.versions.numbers()
         registry.repair()
         assert list(registry.folder.glob(".unfinished-*")) == []
         if count[0] < write:
@@ -101,10 +101,10 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
                 await champion.promote(2, "anna", "")
             await champion.recover()
             registry.repair()
-            alias = registry.champion()
+            alias = registry.alias.read()
             assert alias is not None
             assert replica.serving in {0, alias.version}
-            assert registry.history()[-1].to_version == alias.version
+            assert registry.history.entries()[-1].to_version == alias.version
             if count[0] < write:
                 break
             if alias.version == 2:
@@ -116,7 +116,7 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
 async def test_run_that_cannot_be_recorded_fails_and_leaves_no_process(
     registry: ModelRegistry, small_data: Path, tmp_path: Path
 ) -> None:
-    subject, _ = retrainer(registry, small_data, tmp_path, "127.0.0.1:1")
+    subject, _ = make_runner(registry, small_data, tmp_path, "127.0.0.1:1")
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = set(children.read_text().split())
     with disk_full_at(11):
