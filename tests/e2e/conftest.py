@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.system import System, system
 from tests.registries import MODEL
+from tests.system import System, system
 
 
 @pytest.fixture

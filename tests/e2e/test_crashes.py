@@ -10,8 +10,8 @@ import grpc
 import pytest
 from google.longrunning import operations_grpc_pb2, operations_pb2
 
-from tests.e2e.system import System, eventually
 from tests.registries import MODEL
+from tests.system import System, eventually
 
 pytestmark = pytest.mark.timeout(240)
 

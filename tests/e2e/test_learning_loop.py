@@ -12,8 +12,8 @@ import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
 from tests.conftest import ROOT, SMALL_LABELS
-from tests.e2e.system import System, eventually, traffic
 from tests.registries import MODEL
+from tests.system import System, eventually, traffic
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -20,8 +20,8 @@ from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
 from services.trainer.rollout.champion import Champion, Change
 from tests.conftest import ROOT
-from tests.e2e.system import eventually, free_ports
 from tests.registries import MODEL
+from tests.system import eventually, free_ports
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -8,7 +8,7 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
 from services.trainer.errors import RetrainInProgress
 from services.trainer.schedule.automation import Automation
-from tests.e2e.system import free_ports
+from tests.system import free_ports
 
 pytestmark = pytest.mark.anyio
 
