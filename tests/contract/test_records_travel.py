@@ -57,15 +57,15 @@ async def test_trainer_counts_the_answers_of_each_stage_and_those_that_no_stage_
     kinds = [*[StageKind.LINEAR] * 4, *[StageKind.TRANSFORMER] * 3, *[StageKind.KEYWORD] * 2, None]
     queries = await read_by_the_trainer([(servable(1, kind), None) for kind in kinds], tmp_path)
     traffic = traffic_of(queries)
-    assert (10, 3, 1) == (traffic.queries, traffic.escalated, traffic.unknown)
-    assert {"soup": 9, "unknown": 1} == traffic.labels
+    assert (traffic.queries, traffic.escalated, traffic.unknown) == (10, 3, 1)
+    assert traffic.labels == {"soup": 9, "unknown": 1}
 
 
 async def test_trainer_asks_people_about_what_only_keywords_or_nothing_answered(tmp_path: Path) -> None:
     kinds = (StageKind.LINEAR, StageKind.TRANSFORMER, StageKind.KEYWORD, None)
     queries = await read_by_the_trainer([(servable(1, kind), None) for kind in kinds], tmp_path)
     reasons = [[item.reason for item in items_of(query, known_words=())] for query in queries]
-    assert [[], [], [Reason.UNCERTAIN], [Reason.UNCERTAIN]] == reasons
+    assert reasons == [[], [], [Reason.UNCERTAIN], [Reason.UNCERTAIN]]
 
 
 @pytest.mark.parametrize(("canary", "answered_by_challenger"), [(False, 0), (True, 1)])
@@ -75,7 +75,7 @@ async def test_trainer_tells_champion_from_challenger_whoever_answered_the_calle
     champion, challenger = servable(1, StageKind.LINEAR, "soup"), servable(2, StageKind.LINEAR, "cake")
     trial = Trial("e1", challenger, champion_version=1, share=1.0, canary=canary)
     pairs = pairs_of(await read_by_the_trainer([(champion, trial)], tmp_path), "e1")
-    assert [("soup", "cake")] == [(pair.champion, pair.challenger) for pair in pairs]
+    assert [(pair.champion, pair.challenger) for pair in pairs] == [("soup", "cake")]
     assert answered_by_challenger == observe(pairs, {}).challenger_answered
 
 
@@ -91,7 +91,7 @@ async def test_trainer_counts_a_failure_of_the_challenger_and_not_one_of_the_cha
     broken = Servable(2, 1, (Stage(StageKind.LINEAR, Crashing(())),), 1, 0.0, None)
     trial = Trial("e1", broken, champion_version=1, share=1.0, canary=canary)
     pairs = pairs_of(await read_by_the_trainer([(servable(1, StageKind.LINEAR), trial)], tmp_path), "e1")
-    assert (1, 0) == (observe(pairs, {}).errors, observe(pairs, {}).challenger_answered)
+    assert (observe(pairs, {}).errors, observe(pairs, {}).challenger_answered) == (1, 0)
 
 
 def test_inference_follows_the_alias_the_history_and_the_experiment_that_the_trainer_wrote(
