@@ -1,4 +1,3 @@
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,47 +10,16 @@ from services.trainer.errors import ModelVersionNotFound, RetrainInProgress, Tra
 from services.trainer.evaluation.gate import Rule
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
-from services.trainer.rollout.rehearsals import Rehearsals, Rehearse
-from services.trainer.runs.events import EventLog
-from services.trainer.runs.runner import Retrainer
+from services.trainer.rollout.rehearsals import Rehearsals
 from services.trainer.runs.stages import RunStage
 from services.trainer.runs.store import RunStore
-from tests.conftest import small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import promote
+from tests.trainer.runs.retrainers import fails, never_ends, passes, retrainer
 
 pytestmark = pytest.mark.anyio
 
 ADD = inference_pb2_grpc.add_InferenceServiceServicer_to_server
-
-
-async def passes(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
-    return (Rule("rehearsal_loads", True, 0, 0, "loaded"),)
-
-
-async def fails(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
-    return (Rule("rehearsal_loads", False, 1, 0, "inference crashed"),)
-
-
-async def never_ends(_manifest: manifest_pb2.Manifest) -> tuple[Rule, ...]:
-    await asyncio.sleep(3600)
-    return ()
-
-
-def retrainer(
-    registry: ModelRegistry, data: Path, folder: Path, target: str, rehearse: Rehearse = passes
-) -> tuple[Retrainer, RunStore]:
-    store = RunStore(folder / "runs")
-    subject = Retrainer(
-        store,
-        registry,
-        Champion(registry, [target]),
-        EventLog(folder / "queries.jsonl", folder / "retrain.log"),
-        lambda _run_id, _snapshot_id: small_plan(data, registry.folder.parent),
-        folder / "runs" / ".lock",
-        Rehearsals(registry, rehearse),
-    )
-    return subject, store
 
 
 def left_running(folder: Path, stage: pb.RunStage.ValueType, version: int) -> pb.TrainingRun:
