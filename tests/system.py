@@ -81,6 +81,18 @@ class System:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
+    def freeze(self, name: str) -> None:
+        """Stop a process from doing anything until it is thawed."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self.processes[name].send_signal(signal.SIGCONT)
+
+    def children(self, name: str) -> list[int]:
+        """Return the processes that a service has started and that have not ended."""
+        pid = self.processes[name].pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.terminate()
@@ -115,11 +127,19 @@ class System:
         code, answer = self.call("/model/status")
         return int(answer["version"]) if code == 200 else -1
 
-    def retrain(self, **body: Any) -> dict[str, Any]:
-        """Retrain and return the run as it ended."""
+    def begin(self, **body: Any) -> str:
+        """Begin a training run and return its id."""
         code, answer = self.call("/retrain", body)
         assert code == 200, answer
-        return self.ended(answer["operation"].removeprefix("operations/"))
+        return str(answer["operation"]).removeprefix("operations/")
+
+    def retrain(self, **body: Any) -> dict[str, Any]:
+        """Retrain and return the run as it ended."""
+        return self.ended(self.begin(**body))
+
+    def wait_for_stage(self, run_id: str, stage: str) -> None:
+        log = self.data / "logs" / "retrain.log"
+        eventually(lambda: f"{run_id} api_triggered stage {stage}" in log.read_text(), f"stage {stage}")
 
     def ended(self, run_id: str) -> dict[str, Any]:
         def over() -> dict[str, Any] | None:
@@ -128,6 +148,10 @@ class System:
 
         run: dict[str, Any] = eventually(over, f"the end of {run_id}")
         return run
+
+    def champion(self) -> bytes:
+        """Return the content of the champion alias."""
+        return (self.models / self.environment["MOODFOOD_MODEL"] / "champion").read_bytes()
 
     def events(self) -> list[dict[str, Any]]:
         lines = (self.data / "logs" / "query_logs.jsonl").read_text().splitlines()
