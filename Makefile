@@ -46,8 +46,8 @@ run: $(VENV)/run.stamp  ## start inference, trainer and gateway here; Ctrl-C sto
 		|| echo "without the sentence encoder: the linear stage answers alone; make encoder tries again"
 	@exec $(BIN)/moodfood up
 
-test: $(VENV)/dev.stamp encoder  ## run every test
-	@$(BIN)/pytest
+test: $(VENV)/dev.stamp encoder  ## run every test; ends with the slowest ones and the total time
+	@$(BIN)/pytest --durations=10 --durations-min=2
 
 e2e: $(VENV)/dev.stamp encoder  ## run only the tests that start the real processes
 	@$(BIN)/pytest tests/e2e
@@ -56,9 +56,10 @@ bench: $(VENV)/dev.stamp encoder  ## measure serving and the engine, write docs/
 	@$(BIN)/python -m benchmarks.serving
 	@$(BIN)/python -m benchmarks.engine $(or $(ARGS),--taxonomy data/taxonomy/mood_food_taxonomy.json)
 
-check: lint  ## everything CI checks before the tests: format, lint, types, imports, protos, stubs
+check: lint  ## everything CI checks before the tests: format, lint, types, imports, protos, stubs, images
 	@$(BIN)/python -m scripts.generate_stubs --check
 	@$(BIN)/python -m scripts.check_protos
+	@$(BIN)/python -m scripts.check_deploy
 
 lint: $(VENV)/dev.stamp  ## format check, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet services tests scripts benchmarks

@@ -19,7 +19,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from tests.e2e.system import System, system
+from tests.system import System, system
 
 QUERIES = 1000
 WARM_UP = 50

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from tests.e2e.system import System, eventually
+from tests.system import System, eventually
 
 pytestmark = pytest.mark.timeout(240)
 

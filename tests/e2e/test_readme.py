@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.e2e.system import System
+from tests.system import System
 
 DEFAULT_PORTS = {"gateway": "8000", "inference": "50051", "trainer": "50052"}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
 from services.trainer.rollout.champion import Champion, Change
 from tests.conftest import ROOT
-from tests.e2e.system import eventually, free_ports
 from tests.registries import MODEL
+from tests.system import eventually, free_ports
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -34,6 +35,7 @@ SECONDS_APART = 5.0
 class Fleet:
     """Inference processes by number, their addresses, and what one caller of each saw."""
 
+    models: Path
     environment: dict[str, str]
     ports: list[int]
     folder: Path
@@ -45,6 +47,10 @@ class Fleet:
     def targets(self) -> list[str]:
         return [f"127.0.0.1:{port}" for port in self.ports]
 
+    @property
+    def registry(self) -> ModelRegistry:
+        return ModelRegistry(self.models, MODEL, 10)
+
     def start(self, number: int) -> None:
         with (self.folder / f"replica-{number}.out").open("ab") as log:
             self.processes[number] = subprocess.Popen(
@@ -54,6 +60,10 @@ class Fleet:
                 stdout=log,
                 stderr=log,
             )
+
+    def kill(self, number: int) -> None:
+        self.processes[number].kill()
+        self.processes[number].wait()
 
     def signal(self, number: int, what: signal.Signals) -> None:
         self.processes[number].send_signal(what)
@@ -83,27 +93,43 @@ class Fleet:
                 time.sleep(0.01)
 
 
-@pytest.fixture
-def fleet(small_data: Path, models: Path, tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(scope="module")
+def shared_fleet(small_data: Path, trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    models = folder / "models"
+    shutil.copytree(trained_models, models)
     environment = {
         **os.environ,
         "MOODFOOD_DATA_DIR": str(small_data),
-        "MOODFOOD_LOGS_DIR": str(tmp_path / "logs"),
+        "MOODFOOD_LOGS_DIR": str(folder / "logs"),
         "MOODFOOD_MODELS_DIR": str(models),
         "MOODFOOD_MODEL": MODEL,
-        "MOODFOOD_ENCODER_DIR": str(tmp_path / "no-encoder"),
+        "MOODFOOD_ENCODER_DIR": str(folder / "no-encoder"),
     }
-    subject = Fleet(environment, free_ports(REPLICAS), tmp_path)
+    subject = Fleet(models, environment, free_ports(REPLICAS), folder)
+    for number in range(REPLICAS):
+        subject.start(number)
     try:
-        for number in range(REPLICAS):
-            subject.start(number)
-        eventually(lambda: subject.versions() == [1] * REPLICAS, "five replicas on version 1")
         yield subject
     finally:
         for process in subject.processes.values():
-            process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def fleet(shared_fleet: Fleet, trained_models: Path) -> Fleet:
+    """Five running replicas on version 1, whatever a test before has done to them and to the files of version 2."""
+    for number, process in shared_fleet.processes.items():
+        process.send_signal(signal.SIGCONT)
+        if process.poll() is not None:
+            shared_fleet.start(number)
+    shutil.copytree(trained_models / MODEL / "2", shared_fleet.models / MODEL / "2", dirs_exist_ok=True)
+    eventually(lambda: -1 not in shared_fleet.versions(), "five replicas that answer")
+    if shared_fleet.versions() != [1] * REPLICAS:
+        promote(shared_fleet, 1)
+    eventually(lambda: shared_fleet.versions() == [1] * REPLICAS, "five replicas on version 1")
+    return shared_fleet
 
 
 @contextmanager
@@ -123,63 +149,88 @@ def load(fleet: Fleet) -> Iterator[None]:
 
 
 def promote(registry: ModelRegistry, fleet: Fleet, version: int) -> Change:
-    return asyncio.run(Champion(registry, fleet.targets).promote(version, "test", "fault injection", must_reach=True))
+    return asyncio.run(
+        Champion(fleet.registry, fleet.targets).promote(version, "test", "fault injection", must_reach=True)
+    )
 
 
 def last_answer_of(fleet: Fleet, version: int, numbers: list[int]) -> float:
     return max((at for number in numbers for at, served in fleet.answers[number] if served == version), default=0.0)
 
 
-def kill_when(fleet: Fleet, number: int, registry: ModelRegistry, *, pending: bool) -> threading.Thread:
-    """Kill a replica as soon as a change has begun (or, with pending, as soon as its replicas may commit)."""
+def wait_for_an_answer_of_each(fleet: Fleet) -> None:
+    """Wait until every replica has answered a query that was asked after now."""
+    now = time.monotonic()
+    eventually(
+        lambda: all(answers and answers[-1][0] > now for answers in fleet.answers.values()),
+        "an answer of every replica",
+    )
+
+
+class KillingRegistry(ModelRegistry):
+    """Kills a replica when every replica has prepared a change and none has been asked to commit it."""
+
+    def __init__(self, fleet: Fleet, number: int) -> None:
+        super().__init__(fleet.models, MODEL, 10)
+        self._fleet, self._number = fleet, number
+
+    def set_pending(self, version: int, generation: int) -> None:
+        super().set_pending(version, generation)
+        self._fleet.kill(self._number)
+
+
+def kill_when_a_change_has_begun(fleet: Fleet, number: int) -> threading.Thread:
+    """Freeze a replica, so that it prepares nothing, and kill it as soon as a change has begun."""
+    sign = fleet.registry.folder / ".changing"
+    sign.unlink(missing_ok=True)
+    fleet.signal(number, signal.SIGSTOP)
 
     def run() -> None:
-        sign = registry.folder / ("pending" if pending else ".changing")
-        while not sign.exists():
-            time.sleep(0.0005)
-        fleet.signal(number, signal.SIGKILL)
+        eventually(sign.exists, "a change")
+        fleet.kill(number)
 
     thread = threading.Thread(target=run)
     thread.start()
     return thread
 
 
-@pytest.mark.parametrize("during", ["prepare", "commit"])
-def test_replica_killed_in_either_phase_stops_nobody_and_comes_back_on_the_champion(
-    fleet: Fleet, registry: ModelRegistry, during: str
-) -> None:
-    (registry.folder / ".changing").unlink(missing_ok=True)
-    healthy = [0, 1, 2, 3]
+def test_replica_killed_while_it_prepares_stops_nobody_and_comes_back_on_the_champion(fleet: Fleet) -> None:
     with load(fleet):
-        killer = kill_when(fleet, 4, registry, pending=during == "commit")
-        change = promote(registry, fleet, 2)
-        ended = time.monotonic()
+        killer = kill_when_a_change_has_begun(fleet, 4)
+        change = promote(fleet, 2)
         killer.join()
-        fleet.processes[4].wait()
-        fleet.start(4)
-        eventually(lambda: fleet.versions() == [2] * REPLICAS, "five replicas on version 2", 20)
-        time.sleep(0.3)
+        assert_only_the_last_was_not_reached(fleet, change, "not reached while preparing")
+
+
+def test_replica_killed_before_it_commits_stops_nobody_and_comes_back_on_the_champion(fleet: Fleet) -> None:
+    with load(fleet):
+        change = promote(fleet, 2, KillingRegistry(fleet, 4))
+        assert_only_the_last_was_not_reached(fleet, change, "not reached while committing")
+
+
+def assert_only_the_last_was_not_reached(fleet: Fleet, change: Change, problem: str) -> None:
+    ended, healthy = time.monotonic(), [0, 1, 2, 3]
+    assert [replica.target for replica in change.replicas] == fleet.targets
+    assert [replica.problem for replica in change.replicas[:4]] == [""] * 4
+    assert change.replicas[4].problem.startswith(problem)
+    fleet.start(4)
+    eventually(lambda: fleet.versions() == [2] * REPLICAS, "five replicas on version 2", 20)
+    wait_for_an_answer_of_each(fleet)
     assert [fleet.failures[number] for number in healthy] == [[], [], [], []]
     assert last_answer_of(fleet, 1, healthy) < ended + SECONDS_APART
-    assert [each.target for each in change.replicas] == fleet.targets
-    assert [each.problem for each in change.replicas[:4]] == [""] * 4
-    killed = change.replicas[4].problem
-    assert killed == "" or killed.startswith("not reached while"), killed
 
 
-def test_frozen_replica_stops_nobody_and_converges_when_it_thaws(
-    fleet: Fleet, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frozen_replica_stops_nobody_and_converges_when_it_thaws(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rollout._DEADLINES, inference_pb2.RELOAD_PHASE_PREPARE, 1.0)
     with load(fleet):
         fleet.signal(0, signal.SIGSTOP)
-        change = promote(registry, fleet, 2)
+        change = promote(fleet, 2)
         ended = time.monotonic()
         assert fleet.versions()[1:] == [2] * (REPLICAS - 1)
         fleet.signal(0, signal.SIGCONT)
         thawed = time.monotonic()
         eventually(lambda: fleet.version(0) == 2, "the thawed replica on version 2", SECONDS_APART)
-        time.sleep(0.3)
+        wait_for_an_answer_of_each(fleet)
     assert [fleet.failures[number] for number in range(1, REPLICAS)] == [[]] * (REPLICAS - 1)
     assert last_answer_of(fleet, 1, list(range(1, REPLICAS))) < ended + SECONDS_APART
     assert last_answer_of(fleet, 1, [0]) < thawed + SECONDS_APART
@@ -187,12 +238,12 @@ def test_frozen_replica_stops_nobody_and_converges_when_it_thaws(
 
 
 def test_replica_back_after_many_changes_follows_the_newest_and_is_never_sent_to_an_old_one(
-    fleet: Fleet, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rollout._DEADLINES, inference_pb2.RELOAD_PHASE_PREPARE, 1.0)
     fleet.signal(0, signal.SIGSTOP)
     for version in (2, 1, 2):
-        promote(registry, fleet, version)
+        promote(fleet, version)
     fleet.signal(0, signal.SIGCONT)
     eventually(lambda: fleet.version(0) == 2, "the late replica on the newest version", SECONDS_APART)
     with grpc.insecure_channel(fleet.targets[0]) as channel:
@@ -203,23 +254,23 @@ def test_replica_back_after_many_changes_follows_the_newest_and_is_never_sent_to
 
 
 def test_replica_whose_files_are_damaged_between_the_phases_sends_everybody_back(
-    fleet: Fleet, registry: ModelRegistry
+    fleet: Fleet,
 ) -> None:
     """A replica that restarts between the phases has nothing aside and must load; the files are gone by then."""
+    generation = fleet.registry.alias.next_generation()
     with load(fleet):
-        results = asyncio.run(rollout.prepare(fleet.targets, 2, 2))
-        assert [each.done for each in results] == [True] * REPLICAS
-        graph = registry.folder / "2" / "model.onnx"
-        fleet.signal(3, signal.SIGKILL)
-        fleet.processes[3].wait()
+        results = asyncio.run(rollout.prepare(fleet.targets, 2, generation))
+        assert [result.done for result in results] == [True] * REPLICAS
+        graph = fleet.registry.folder / "2" / "model.onnx"
+        fleet.kill(3)
         graph.write_bytes(b"damaged")
         fleet.start(3)
         eventually(lambda: fleet.version(3) == 1, "the restarted replica")
-        committed = asyncio.run(rollout.commit(fleet.targets, 2, 2))
-        assert [each.refused for each in committed] == [False, False, False, True, False]
-        asyncio.run(Champion(registry, fleet.targets).recover())
+        committed = asyncio.run(rollout.commit(fleet.targets, 2, generation))
+        assert [result.refused for result in committed] == [False, False, False, True, False]
+        asyncio.run(Champion(fleet.registry, fleet.targets).recover())
         ended = time.monotonic()
         eventually(lambda: fleet.versions() == [1] * REPLICAS, "everybody back on version 1", SECONDS_APART)
-        time.sleep(0.3)
+        wait_for_an_answer_of_each(fleet)
     assert [fleet.failures[number] for number in (0, 1, 2, 4)] == [[]] * 4
     assert last_answer_of(fleet, 2, list(range(REPLICAS))) < ended + SECONDS_APART

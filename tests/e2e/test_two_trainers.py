@@ -7,7 +7,7 @@ import pytest
 from google.longrunning import operations_grpc_pb2, operations_pb2
 from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
-from tests.e2e.system import System, eventually, free_ports
+from tests.system import System, eventually, free_ports
 
 pytestmark = pytest.mark.timeout(240)
 

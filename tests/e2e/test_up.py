@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.system import System, eventually, free_ports
+from tests.system import System, eventually, free_ports
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -5,7 +5,7 @@ import pytest
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
-from tests.e2e.system import free_ports
+from tests.system import free_ports
 
 
 def status(*, due: bool = False, drifted: bool = False) -> pb.GetRetrainStatusResponse:

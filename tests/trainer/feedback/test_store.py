@@ -35,7 +35,7 @@ def test_deleted_record_is_hidden_and_still_counted_in_its_place(tmp_path: Path)
     assert [record.text for record in deleted] == ["text 1", "text 3"]
     for reader in (store, other, FeedbackStore(path)):
         assert [record.text for record in reader.records()] == ["text 0", "text 2"]
-        assert (4, 1) == (reader.count(), reader.count_new_texts(1))
+        assert (reader.count(), reader.count_new_texts(1)) == (4, 1)
     assert "user 1" not in path.read_text()
     assert store.delete(lambda record: record.user_id == "user 1") == []
 

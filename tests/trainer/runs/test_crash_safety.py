@@ -3,12 +3,12 @@
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,13 @@ from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.graphs.version import open_version
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
-from services.trainer.runs.retrain import retrain
 from services.trainer.runs.store import RunStore
 from services.trainer.schedule.scheduler import Scheduler
-from tests.conftest import ROOT, small_plan
+from tests.conftest import ROOT
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL
-from tests.trainer.runs.test_runner import make_runner
+from tests.trainer.runs.faulted_run import STORAGE_FAILED
+from tests.trainer.runs.runners import make_runner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -56,40 +56,77 @@ def assert_intact(registry: ModelRegistry, alias: bytes) -> None:
     assert alias == (registry.folder / "champion").read_bytes()
     for version in registry.versions.numbers():
         manifest = registry.versions.manifest(version)
-        assert all(len(registry.versions.file(version, each.path)) == each.size_bytes for each in manifest.files)
+        assert manifest.files
+        assert all(len(registry.versions.file(version, file.path)) == file.size_bytes for file in manifest.files)
         registry.versions.evaluation(version)
         registry.versions.decision(version)
         open_version(registry, version, None, judged=True)
 
 
+@dataclass(frozen=True)
+class MetFault:
+    """How a process ended that met a fault at one write of a run, and the model repository that it left."""
+
+    fault: str
+    stage: str
+    write: int
+    status: int
+    models: str
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return ModelRegistry(Path(self.models), MODEL, 10)
+
+
+@pytest.fixture(scope="module")
+def faulted_run(
+    small_data: Path, trained_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[MetFault], dict[str, int]]:
+    """Every fault at every write of one run, and how often each stage of that run writes."""
+    folder = tmp_path_factory.mktemp("faulted run")
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.runs.faulted_run", str(small_data), str(trained_models), str(folder)],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    *faults, summary = map(json.loads, finished.stdout.splitlines())
+    writes = summary["writes"]
+    return [MetFault(**fault) for fault in faults if fault["write"] < writes[fault["stage"]]], writes
+
+
+def test_no_stage_but_snapshot_and_register_writes(faulted_run: tuple[list[MetFault], dict[str, int]]) -> None:
+    faults, writes = faulted_run
+    assert writes.keys() == {"snapshot", "register"}
+    assert len(faults) == 2 * sum(writes.values())
+
+
 def test_run_with_a_full_disk_at_any_write_leaves_champion_and_registry_whole(
-    small_data: Path, trained_models: Path, tmp_path: Path
+    faulted_run: tuple[list[MetFault], dict[str, int]], trained_models: Path
 ) -> None:
     alias = (trained_models / MODEL / "champion").read_bytes()
-    feedback = tmp_path / "feedback.jsonl"
-    FeedbackStore(feedback).add([Feedback(f"something glorptastic {n}", ("flavor_spicy",)) for n in range(5)])
-    failures = 0
-    for write in range(1, 100):
-        models = tmp_path / f"models {write}"
-        shutil.copytree(trained_models, models)
-        registry, versions = ModelRegistry(models, MODEL, 10), [2, 1]
-        with disk_full_at(write) as count:
-            try:
-                versions = [
-                    retrain(small_plan(small_data, models, feedback), lambda _stage, _share: None).version,
-                    2,
-                    1,
-                ]
-            except StorageFailed:
-                failures += 1
-        assert_intact(registry, alias)
-        assert versions == registry.versions.numbers()
-        registry.repair()
-        assert list(registry.folder.glob(".unfinished-*")) == []
-        if count[0] < write:
-            break
+    met = [fault for fault in faulted_run[0] if fault.fault == "full"]
+    for fault in met:
+        assert_intact(fault.registry, alias)
+        registered = [3] if (fault.stage, fault.status) == ("register", 0) else []
+        assert [*registered, 2, 1] == fault.registry.versions.numbers(), fault
+        fault.registry.repair()
+        assert list(fault.registry.folder.glob(".unfinished-*")) == []
     # The snapshot, the embeddings and eight files of the version; a folder that cannot be synced fails nothing.
-    assert failures == 10
+    assert [fault.status for fault in met].count(STORAGE_FAILED) == 10
+    assert {fault.status for fault in met} == {STORAGE_FAILED, 0}
+
+
+def test_run_killed_at_any_write_leaves_champion_and_registry_whole(
+    faulted_run: tuple[list[MetFault], dict[str, int]], trained_models: Path
+) -> None:
+    alias = (trained_models / MODEL / "champion").read_bytes()
+    met = [fault for fault in faulted_run[0] if fault.fault == "kill"]
+    assert {fault.status for fault in met} == {-signal.SIGKILL}
+    for fault in met:
+        assert_intact(fault.registry, alias)
+        for path in fault.registry.snapshots_folder.glob("[!.]*.jsonl"):
+            read_snapshot(path.stem, fault.registry.snapshots_folder)
+        fault.registry.repair()
+        assert list(fault.registry.folder.glob(".unfinished-*")) == []
 
 
 async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everywhere(registry: ModelRegistry) -> None:
@@ -152,71 +189,6 @@ def test_every_other_store_says_that_the_disk_is_full(tmp_path: Path) -> None:
         queue.close("item")
 
 
-# One process learns once, so that everything is compiled, and then forks a child for each write to be killed at.
-KILLED_RUNS = """
-import os, shutil, signal, sys
-from pathlib import Path
-from tests.conftest import small_plan
-from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.runs.retrain import retrain
-
-data, trained, folder = map(Path, sys.argv[1:])
-real = os.fsync
-
-def models_for(write):
-    models = folder / str(write)
-    shutil.copytree(trained, models)
-    shutil.rmtree(models / "small" / "snapshots")
-    FeedbackStore(models / "feedback.jsonl").add([Feedback("something new to embed", ("flavor_spicy",))])
-    return models
-
-def learn(models, kill_at):
-    left = kill_at
-
-    def fsync(descriptor):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(descriptor)
-
-    os.fsync = fsync
-    retrain(small_plan(data, models, models / "feedback.jsonl"), lambda _stage, _share: None)
-    os.fsync = real
-
-learn(models_for("warm"), 0)
-for write in range(1, 40):
-    models, child = models_for(write), os.fork()
-    if child == 0:
-        learn(models, write)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, flush=True)
-    if status == 0:
-        break
-"""
-
-
-def test_run_killed_at_any_write_leaves_champion_and_registry_whole(
-    small_data: Path, trained_models: Path, tmp_path: Path
-) -> None:
-    alias = (trained_models / MODEL / "champion").read_bytes()
-    finished = subprocess.run(
-        [sys.executable, "-c", KILLED_RUNS, str(small_data), str(trained_models), str(tmp_path)],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    codes = [int(line) for line in finished.stdout.split()]
-    assert [*[-signal.SIGKILL] * (len(codes) - 1), 0] == codes
-    assert len(codes) >= 12
-    for write in range(1, len(codes) + 1):
-        registry = ModelRegistry(tmp_path / str(write), MODEL, 10)
-        assert_intact(registry, alias)
-        for path in registry.snapshots_folder.glob("[!.]*.jsonl"):
-            read_snapshot(path.stem, registry.snapshots_folder)
-        registry.repair()
-        assert list(registry.folder.glob(".unfinished-*")) == []
-
-
 KILLED_WRITER = """
 import sys
 from pathlib import Path
@@ -237,7 +209,7 @@ def test_feedback_that_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
         for _ in range(20):
             acknowledged.extend(writer.stdout.readline().split())
         writer.kill()
-        acknowledged.extend(each for line in writer.stdout if line.endswith("\n") for each in line.split())
+        acknowledged.extend(word for line in writer.stdout if line.endswith("\n") for word in line.split())
         writer.wait()
         writer.stdout.close()
     stored = {record.feedback_id for record in FeedbackStore(path).records()}

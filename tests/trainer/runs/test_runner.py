@@ -12,7 +12,6 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 from services.trainer.errors import RetrainInProgress, SnapshotNotFound, TrainingRunNotFound, VersionRefused
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
-from services.trainer.rollout.rehearsal import Rehearse
 from services.trainer.runs.events import EventLog
 from services.trainer.runs.runner import Runner
 from services.trainer.runs.stages import RunStage
@@ -20,37 +19,11 @@ from services.trainer.runs.store import RunStore
 from tests.conftest import small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import promote
+from tests.trainer.runs.runners import fails, make_runner, never_ends, passes
 
 pytestmark = pytest.mark.anyio
 
 ADD = inference_pb2_grpc.add_InferenceServiceServicer_to_server
-
-
-async def passes(_manifest: manifest_pb2.Manifest) -> list[manifest_pb2.RuleResult]:
-    return [manifest_pb2.RuleResult(rule="rehearsal_loads", passed=True, detail="loaded")]
-
-
-async def fails(_manifest: manifest_pb2.Manifest) -> list[manifest_pb2.RuleResult]:
-    return [manifest_pb2.RuleResult(rule="rehearsal_loads", passed=False, detail="inference crashed")]
-
-
-async def never_ends(_manifest: manifest_pb2.Manifest) -> list[manifest_pb2.RuleResult]:
-    await asyncio.sleep(3600)
-    return []
-
-
-def make_runner(
-    registry: ModelRegistry, data: Path, folder: Path, target: str, rehearse: Rehearse = passes
-) -> tuple[Runner, RunStore]:
-    store = RunStore(folder / "runs")
-    subject = Runner(
-        store,
-        registry,
-        Champion(registry, [target], rehearse),
-        EventLog(folder / "queries.jsonl", folder / "retrain.log"),
-        small_plan(data, registry.folder.parent),
-    )
-    return subject, store
 
 
 def left_running(folder: Path, stage: pb.RunStage.ValueType, version: int) -> pb.TrainingRun:

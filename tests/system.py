@@ -26,12 +26,12 @@ PATIENCE_SECONDS = 60.0
 
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    listeners = [socket.socket() for _ in range(count)]
+    for listener in listeners:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
     return ports
 
 
@@ -81,6 +81,18 @@ class System:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
+    def freeze(self, name: str) -> None:
+        """Stop a process from doing anything until it is thawed."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self.processes[name].send_signal(signal.SIGCONT)
+
+    def children(self, name: str) -> list[int]:
+        """Return the processes that a service has started and that have not ended."""
+        pid = self.processes[name].pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.terminate()
@@ -115,11 +127,19 @@ class System:
         code, answer = self.call("/model/status")
         return int(answer["version"]) if code == 200 else -1
 
-    def retrain(self, **body: Any) -> dict[str, Any]:
-        """Retrain and return the run as it ended."""
+    def begin(self, **body: Any) -> str:
+        """Begin a training run and return its id."""
         code, answer = self.call("/retrain", body)
         assert code == 200, answer
-        return self.ended(answer["operation"].removeprefix("operations/"))
+        return str(answer["operation"]).removeprefix("operations/")
+
+    def retrain(self, **body: Any) -> dict[str, Any]:
+        """Retrain and return the run as it ended."""
+        return self.ended(self.begin(**body))
+
+    def wait_for_stage(self, run_id: str, stage: str) -> None:
+        log = self.data / "logs" / "retrain.log"
+        eventually(lambda: f"{run_id} api_triggered stage {stage}" in log.read_text(), f"stage {stage}")
 
     def ended(self, run_id: str) -> dict[str, Any]:
         def over() -> dict[str, Any] | None:
@@ -128,6 +148,10 @@ class System:
 
         run: dict[str, Any] = eventually(over, f"the end of {run_id}")
         return run
+
+    def champion(self) -> bytes:
+        """Return the content of the champion alias."""
+        return (self.models / self.environment["MOODFOOD_MODEL"] / "champion").read_bytes()
 
     def events(self) -> list[dict[str, Any]]:
         lines = (self.data / "logs" / "query_logs.jsonl").read_text().splitlines()
