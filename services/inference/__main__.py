@@ -9,20 +9,20 @@ import uvloop
 from moodfood.inference.v1 import inference_pb2_grpc
 from pydantic import ValidationError
 
-from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import load_catalogue
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.keywords import KeywordClassifier
+from services.inference.classifiers.taxonomy import load_taxonomy
+from services.inference.dishes.catalogue import load_catalogue
+from services.inference.dishes.recommender import Recommender
 from services.inference.errors import BrokenData
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.recommendation import Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
-from services.inference.taxonomy import load_taxonomy
-from services.inference.trials import Trials
 from services.language.encoder import Encoder, EncoderDamaged, load_encoder
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
     taxonomy = load_taxonomy(settings.taxonomy_path)
     recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
-    repository = ModelRepository(settings.models_dir, settings.model)
+    repository = RegistryReader(settings.models_dir, settings.model)
     loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
     holder = ModelHolder(repository, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)

@@ -9,15 +9,15 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from moodfood.inference.v1 import inference_pb2 as pb
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.inference.answering import Answered, Answering
-from services.inference.cascade import Outcome, StageKind
+from services.inference.classifiers.cascade import Outcome, StageKind
+from services.inference.classifiers.explanation import Explanation
+from services.inference.dishes.recommender import RankedDish, Recommender
 from services.inference.errors import InvalidQuery
-from services.inference.explanation import Explanation
-from services.inference.query_log import QueryLog
-from services.inference.recommendation import RankedDish, Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
-from services.inference.trials import Trials
+from services.inference.models.holder import ModelHolder
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.answering import Answered, Answering
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
 from services.language.text import describe_problem
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -50,7 +50,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self,
         model: str,
         holder: ModelHolder,
-        repository: ModelRepository,
+        repository: RegistryReader,
         recommender: Recommender,
         query_log: QueryLog,
         trials: Trials,

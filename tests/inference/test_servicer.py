@@ -10,18 +10,18 @@ from google.rpc import error_details_pb2, status_pb2
 from moodfood.inference.v1 import inference_pb2 as pb
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import load_catalogue
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.recommendation import Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.keywords import KeywordClassifier
+from services.inference.classifiers.taxonomy import load_taxonomy
+from services.inference.dishes.catalogue import load_catalogue
+from services.inference.dishes.recommender import Recommender
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
 from services.inference.status import ERROR_TABLE
-from services.inference.taxonomy import load_taxonomy
-from services.inference.trials import Trials
 from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
@@ -40,7 +40,7 @@ class Service:
 @asynccontextmanager
 async def inference(models: Path, folder: Path, encoder: Encoder | None = None) -> AsyncIterator[Service]:
     taxonomy = load_taxonomy(SHIPPED / "taxonomy" / "mood_food_taxonomy.json")
-    repository = ModelRepository(models, MODEL)
+    repository = RegistryReader(models, MODEL)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     holder = ModelHolder(repository, Loader(repository, keyword_stage, 138, encoder), 600.0)
     await holder.converge()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.query_log import QueryLog
+from services.inference.queries.query_log import QueryLog
 from services.trainer.erasure import Erased, Erasure
 from services.trainer.examples import FEEDBACK, Example
 from services.trainer.feedback import Feedback, FeedbackStore

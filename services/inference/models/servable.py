@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.inference.cascade import Stage
-from services.inference.explanation import Explainer
+from services.inference.classifiers.cascade import Stage
+from services.inference.classifiers.explanation import Explainer
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from services.inference.ranking import Intent, Ranking
+from services.inference.classifiers.ranking import Intent, Ranking
 from services.language.names import KEYWORD_STAGE, LINEAR_STAGE, TRANSFORMER_STAGE, UNKNOWN_LABEL
 
 NOT_ASKED = Ranking(())

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from services.inference.servable import Servable
+from services.inference.models.servable import Servable
 
 STEPS = 2**32
 

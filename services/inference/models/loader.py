@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 import onnxruntime
 from moodfood.registry.v1.manifest_pb2 import Head, Manifest, Probe, Tensor
 
-from services.inference.cascade import Stage, StageKind
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.explanation import Explainer
+from services.inference.classifiers.linear import LinearClassifier
+from services.inference.classifiers.ranking import Ranking
+from services.inference.classifiers.transformer import TransformerClassifier
 from services.inference.errors import ModelRejected
-from services.inference.explanation import Explainer
-from services.inference.linear import LinearClassifier
-from services.inference.ranking import Ranking
-from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
-from services.inference.transformer import TransformerClassifier
+from services.inference.models.registry import RegistryReader
+from services.inference.models.servable import Servable
 from services.language.encoder import Encoder
 from services.language.names import EXPLANATION_FILE, HEAD_FILE, LABELS_METADATA, LINEAR_FILE
 from services.language.session import open_session
@@ -30,7 +30,7 @@ class Loader:
     """Turns versions of the repository into servables."""
 
     def __init__(
-        self, repository: ModelRepository, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
+        self, repository: RegistryReader, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
     ) -> None:
         self._repository = repository
         self._keyword_stage = keyword_stage

@@ -9,8 +9,11 @@ import pytest
 from moodfood.inference.v1 import inference_pb2
 from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_REASSERTED
 
-from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import Catalogue
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.ranking import Intent, Ranking
+from services.inference.classifiers.taxonomy import Taxonomy
+from services.inference.dishes.catalogue import Catalogue
+from services.inference.dishes.recommender import Recommender
 from services.inference.errors import (
     ModelRejected,
     ModelVersionNotFound,
@@ -18,17 +21,14 @@ from services.inference.errors import (
     ReloadInProgress,
     StaleGeneration,
 )
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.ranking import Intent, Ranking
-from services.inference.recommendation import Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.models.servable import Servable
+from services.inference.models.warm import WarmShelf
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
-from services.inference.taxonomy import Taxonomy
-from services.inference.trials import Trials
-from services.inference.warm import WarmShelf
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 
 def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
-    repository = ModelRepository(models, MODEL)
+    repository = RegistryReader(models, MODEL)
     return ModelHolder(
         repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None), 600.0
     )
@@ -224,7 +224,7 @@ async def test_request_in_flight_during_reload_is_answered_by_the_version_it_sta
     subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))
     log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
     recommender = Recommender(Taxonomy({}, "", {}), Catalogue({}, ()))
-    repository = ModelRepository(models, MODEL)
+    repository = RegistryReader(models, MODEL)
     servicer = InferenceServicer(MODEL, subject, repository, recommender, log, Trials(repository, subject))
     answer = (await servicer.Classify(inference_pb2.ClassifyRequest(text="hello"), None)).classification
     assert (answer.model_version, answer.intents[0].label) == (1, "from_version_1")

@@ -1,5 +1,5 @@
-from services.inference.keywords import NO_MATCH, KeywordClassifier
-from services.inference.taxonomy import LabelEntry
+from services.inference.classifiers.keywords import NO_MATCH, KeywordClassifier
+from services.inference.classifiers.taxonomy import LabelEntry
 
 
 def entry(label: str, *descriptors: str) -> LabelEntry:

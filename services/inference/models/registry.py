@@ -26,7 +26,7 @@ from services.language.names import (
 )
 
 
-class ModelRepository:
+class RegistryReader:
     """The folder models/<model>. Holds no state, so it is safe to share."""
 
     def __init__(self, models_dir: Path, model: str) -> None:

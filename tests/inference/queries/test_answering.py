@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.inference.answering import Answering
-from services.inference.cascade import Stage, StageKind
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.ranking import Intent, Ranking
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
-from services.inference.trial import Trial
-from services.inference.trials import Trials
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.ranking import Intent, Ranking
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.models.servable import Servable
+from services.inference.queries.answering import Answering
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
+from services.inference.queries.trial import Trial
 from services.trainer.records import to_json
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
@@ -57,7 +57,7 @@ def experiment(registry: ModelRegistry, kind: pb.ExperimentKind.ValueType, share
 
 @pytest.fixture
 async def bench(models: Path, tmp_path: Path) -> Bench:
-    repository = ModelRepository(models, MODEL)
+    repository = RegistryReader(models, MODEL)
     keywords = Stage(StageKind.KEYWORD, FakeClassifier(()))
     holder = ModelHolder(repository, Loader(repository, keywords, 8, None), 600.0)
     await holder.converge()

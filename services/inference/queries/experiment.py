@@ -6,9 +6,9 @@ import structlog
 from moodfood.registry.v1.manifest_pb2 import EXPERIMENT_KIND_CANARY
 
 from services.inference.errors import InferenceError
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
-from services.inference.trial import Trial
+from services.inference.models.holder import ModelHolder
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.trial import Trial
 
 FOLLOW_EVERY_SECONDS = 1.0
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 class Trials:
     """Owner of the one trial; readers take `current` once per request. Lives on the event loop."""
 
-    def __init__(self, repository: ModelRepository, holder: ModelHolder) -> None:
+    def __init__(self, repository: RegistryReader, holder: ModelHolder) -> None:
         self._repository = repository
         self._holder = holder
         self._current: Trial | None = None

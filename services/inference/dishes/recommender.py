@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.inference.catalogue import Catalogue, Dish
-from services.inference.keywords import KeywordClassifier, stems
-from services.inference.ranking import Intent
-from services.inference.taxonomy import Taxonomy
+from services.inference.classifiers.keywords import KeywordClassifier, stems
+from services.inference.classifiers.ranking import Intent
+from services.inference.classifiers.taxonomy import Taxonomy
+from services.inference.dishes.catalogue import Catalogue, Dish
 
 CONTEXT_WEIGHT = 0.3
 TAG_WEIGHT = 0.15

@@ -2,7 +2,7 @@ import json
 import threading
 from pathlib import Path
 
-from services.inference.query_log import QueryLog
+from services.inference.queries.query_log import QueryLog
 
 BIG = 10**9
 

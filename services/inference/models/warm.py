@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from services.inference.servable import Servable
+from services.inference.models.servable import Servable
 
 MAX_WARM = 2
 

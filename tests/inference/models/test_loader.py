@@ -10,10 +10,10 @@ import onnx
 import onnx.numpy_helper
 import pytest
 
-from services.inference.cascade import Stage, StageKind
+from services.inference.classifiers.cascade import Stage, StageKind
 from services.inference.errors import ModelRejected, ModelVersionNotFound
-from services.inference.loader import Loader
-from services.inference.repository import ModelRepository
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
 from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER
 from tests.fakes import FakeClassifier
@@ -27,7 +27,7 @@ def encoder() -> Encoder | None:
 
 def loader(models: Path, found: Encoder | None = None) -> Loader:
     keywords = Stage(StageKind.KEYWORD, FakeClassifier(()))
-    return Loader(ModelRepository(models, MODEL), keywords, 8, found or encoder())
+    return Loader(RegistryReader(models, MODEL), keywords, 8, found or encoder())
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

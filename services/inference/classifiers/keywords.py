@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import snowballstemmer
 
-from services.inference.ranking import Intent, Ranking
-from services.inference.taxonomy import LabelEntry
+from services.inference.classifiers.ranking import Intent, Ranking
+from services.inference.classifiers.taxonomy import LabelEntry
 from services.language.text import normalise
 
 NO_MATCH = "no word of the query is a descriptor"

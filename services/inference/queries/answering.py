@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.inference.cascade import Open, Outcome, Stage, answer, ask, conclude
-from services.inference.query_log import QueryLog
-from services.inference.query_record import OtherSide, query_record_line
-from services.inference.reload import ModelHolder
-from services.inference.servable import Servable
-from services.inference.trial import Trial
-from services.inference.trials import Trials
+from services.inference.classifiers.cascade import Open, Outcome, Stage, answer, ask, conclude
+from services.inference.models.holder import ModelHolder
+from services.inference.models.servable import Servable
+from services.inference.queries.experiment import Trials
+from services.inference.queries.query_log import QueryLog
+from services.inference.queries.query_record import OtherSide, query_record_line
+from services.inference.queries.trial import Trial
 from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
 # Queries whose other side waits to be answered; beyond that they are logged without it.

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import structlog
 
 from services.inference.errors import InferenceError, NothingLoaded, ReloadInProgress, StaleGeneration
-from services.inference.loader import Loader
-from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
-from services.inference.warm import WarmShelf
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.models.servable import Servable
+from services.inference.models.warm import WarmShelf
 
 CONVERGE_EVERY_SECONDS = 1.0
 KEEP_PREPARED_SECONDS = 60.0
@@ -38,7 +38,7 @@ class Reloaded:
 class ModelHolder:
     """Owner of the serving servable. Lives on the event loop; loading runs in a thread."""
 
-    def __init__(self, repository: ModelRepository, loader: Loader, keep_warm_seconds: float) -> None:
+    def __init__(self, repository: RegistryReader, loader: Loader, keep_warm_seconds: float) -> None:
         self._repository = repository
         self._loader = loader
         self._keep_warm_seconds = keep_warm_seconds

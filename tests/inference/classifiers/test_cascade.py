@@ -1,7 +1,7 @@
 import numpy as np
 
-from services.inference.cascade import Passed, Stage, StageKind, answer
-from services.inference.ranking import Intent
+from services.inference.classifiers.cascade import Passed, Stage, StageKind, answer
+from services.inference.classifiers.ranking import Intent
 from tests.fakes import FakeClassifier
 
 SURE = (Intent("meal_lunch", 0.9), Intent("meal_dinner", 0.1))

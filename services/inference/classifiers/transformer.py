@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 
-from services.inference.ranking import Ranking, best_intents
+from services.inference.classifiers.ranking import Ranking, best_intents
 from services.language.encoder import Encoder
 
 NO_SCORES = "the linear stage has no scores for the query"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import QueryRecord
 
-from services.inference.cascade import Outcome
+from services.inference.classifiers.cascade import Outcome
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.catalogue import load_catalogue
+from services.inference.classifiers.ranking import Intent
+from services.inference.classifiers.taxonomy import load_taxonomy
+from services.inference.dishes.catalogue import load_catalogue
+from services.inference.dishes.recommender import Recommender
 from services.inference.errors import InvalidQuery
-from services.inference.ranking import Intent
-from services.inference.recommendation import Recommender
-from services.inference.taxonomy import load_taxonomy
 from tests.conftest import SHIPPED
 
 TAXONOMY = load_taxonomy(SHIPPED / "taxonomy" / "mood_food_taxonomy.json")
