@@ -1,7 +1,6 @@
 """Starts the inference service: the only place that reads its environment and wires its objects."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import structlog
@@ -15,10 +14,11 @@ from services.inference.classifiers.taxonomy import load_taxonomy
 from services.inference.dishes.catalogue import load_catalogue
 from services.inference.dishes.recommender import Recommender
 from services.inference.errors import BrokenData
+from services.inference.models.following import follow
 from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
-from services.inference.queries.experiment import Trials
+from services.inference.queries.experiment import ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
@@ -47,13 +47,13 @@ async def serve(settings: Settings) -> None:
     taxonomy = load_taxonomy(settings.taxonomy_path)
     recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
-    repository = RegistryReader(settings.models_dir, settings.model)
-    loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
-    holder = ModelHolder(repository, loader, settings.keep_warm_seconds)
+    registry = RegistryReader(settings.models_dir, settings.model)
+    loader = Loader(registry, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
+    holder = ModelHolder(registry, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 
-    trials = Trials(repository, holder)
-    servicer = InferenceServicer(settings.model, holder, repository, recommender, query_log, trials)
+    experiments = ExperimentFollower(registry, holder)
+    servicer = InferenceServicer(settings.model, holder, registry, recommender, query_log, experiments)
 
     server = build_server(ERROR_TABLE)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
@@ -61,14 +61,17 @@ async def serve(settings: Settings) -> None:
     await holder.converge()
     query_log.start()
     stop = await start(server, [SERVICE_NAME])
-    following = asyncio.gather(holder.follow_alias(), trials.follow())
+    following = [
+        asyncio.create_task(follow("the champion alias", holder.converge)),
+        asyncio.create_task(follow("the experiment", experiments.converge)),
+    ]
     _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
 
     signal_name = await until_signal()
     _log.info("inference stopping", signal=signal_name)
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
     await stop()
     await servicer.close()
     query_log.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.gateway import schemas
 from services.inference import errors as inference_errors
-from services.inference import servicer as inference_servicer
+from services.inference import request_checks
 from services.inference import status as inference_status
 from services.language import names
 from services.language import text as inference_text
@@ -43,7 +43,7 @@ def test_every_character_is_normalised_alike() -> None:
 def test_names_and_limits_are_the_same_everywhere() -> None:
     assert inference_text.NORMALIZER == trainer_text.NORMALIZER
     assert inference_text.MAX_QUERY_CHARS == trainer_text.MAX_QUERY_CHARS == schemas.MAX_TEXT_CHARS
-    assert inference_servicer.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
+    assert request_checks.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
     assert names.LABELS_METADATA == export.LABELS_METADATA
 
 

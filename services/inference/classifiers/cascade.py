@@ -1,8 +1,12 @@
-"""Asks classifiers in turn; the first that neither abstains nor falls below its thresholds answers."""
+"""Answers queries by asking the stages of a cascade in turn.
+
+A stage answers a query, or passes when its classifier abstains or falls below the stage's thresholds; then the next
+stage is asked. A query that no stage has answered yet is open. When every stage has passed, the answer is `unknown`.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -29,7 +33,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A classifier and where it stops to answer.
+    """A classifier and the thresholds below which its stage passes.
 
     Attributes:
         min_confidence: of the best label.
@@ -48,7 +52,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Passed:
+class PassedStage:
     """A stage that was asked and did not answer, and why."""
 
     kind: StageKind
@@ -56,42 +60,47 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The answer to one query and the stages that passed before it."""
+class Answer:
+    """The answer to one query: labels, best first, the stage that answered, and the stages that passed before it."""
 
     intents: tuple[Intent, ...]
     kind: StageKind
-    passed: tuple[Passed, ...] = field(default=())
+    passed: tuple[PassedStage, ...] = ()
 
 
 @dataclass(frozen=True)
-class Open:
-    """A query that no stage has answered yet, the stages that passed, and what the last of them said."""
+class OpenQuery:
+    """A query that no stage has answered yet, the stages that passed, and the ranking of the last of them."""
 
-    query: str
-    passed: tuple[Passed, ...] = ()
+    text: str
+    passed: tuple[PassedStage, ...] = ()
     ranking: Ranking = NOT_ASKED
 
 
-def answer(queries: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Outcome]:
-    """Return one outcome for each query; when every stage passes, the label is `unknown`."""
-    return conclude([Open(query) for query in queries], stages, top_k)
+def answer(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:
+    """Return one answer for each query, in order, each of at most top_k labels."""
+    return answer_unknown(ask_stages([OpenQuery(text) for text in texts], stages, top_k))
 
 
-def conclude(asked: Sequence[Outcome | Open], stages: Sequence[Stage], top_k: int) -> list[Outcome]:
-    """Ask stages for what is open, and return one outcome for each."""
+def ask_stages(queries: Sequence[Answer | OpenQuery], stages: Sequence[Stage], top_k: int) -> list[Answer | OpenQuery]:
+    """Ask the stages in turn about the queries that are still open, until none is."""
+    asked = list(queries)
     for stage in stages:
-        asked = ask(asked, stage, top_k)
-    return [each if isinstance(each, Outcome) else _unknown(each) for each in asked]
+        open_queries = [query for query in asked if isinstance(query, OpenQuery)]
+        if not open_queries:
+            break
+        earlier = [query.ranking for query in open_queries]
+        rankings = iter(stage.classifier.rank([query.text for query in open_queries], top_k, earlier))
+        asked = [_decide(query, stage, next(rankings)) if isinstance(query, OpenQuery) else query for query in asked]
+    return asked
 
 
-def ask(asked: Sequence[Outcome | Open], stage: Stage, top_k: int) -> list[Outcome | Open]:
-    """Ask one stage for what is open."""
-    waiting = [each for each in asked if isinstance(each, Open)]
-    if not waiting:
-        return list(asked)
-    rankings = iter(stage.classifier.rank([each.query for each in waiting], top_k, [each.ranking for each in waiting]))
-    return [_decided(each, stage, next(rankings)) if isinstance(each, Open) else each for each in asked]
+def answer_unknown(queries: Sequence[Answer | OpenQuery]) -> list[Answer]:
+    """Answer what every stage has passed: the label is `unknown`."""
+    return [
+        query if isinstance(query, Answer) else Answer((Intent(UNKNOWN_LABEL, 0.0),), StageKind.KEYWORD, query.passed)
+        for query in queries
+    ]
 
 
 def reason_to_pass(ranking: Ranking, stage: Stage) -> str:
@@ -102,7 +111,7 @@ def reason_to_pass(ranking: Ranking, stage: Stage) -> str:
     if best.confidence < stage.min_confidence:
         return f"best is {best.label} at {best.confidence:.3f}, below the threshold {stage.min_confidence:.3f}"
     if ranking.margin < stage.min_margin:
-        odds, needed = math.exp(ranking.margin), _odds(stage.min_margin)
+        odds, needed = math.exp(ranking.margin), _format_odds(stage.min_margin)
         return f"best is {best.label}, {odds:.1f} times as likely as the next; {needed} times is needed"
     if ranking.score < stage.min_score:
         return (
@@ -112,16 +121,12 @@ def reason_to_pass(ranking: Ranking, stage: Stage) -> str:
     return ""
 
 
-def _decided(asked: Open, stage: Stage, ranking: Ranking) -> Outcome | Open:
+def _decide(query: OpenQuery, stage: Stage, ranking: Ranking) -> Answer | OpenQuery:
     reason = reason_to_pass(ranking, stage)
     if not reason:
-        return Outcome(ranking.intents, stage.kind, asked.passed)
-    return Open(asked.query, (*asked.passed, Passed(stage.kind, reason)), ranking)
+        return Answer(ranking.intents, stage.kind, query.passed)
+    return OpenQuery(query.text, (*query.passed, PassedStage(stage.kind, reason)), ranking)
 
 
-def _unknown(asked: Open) -> Outcome:
-    return Outcome((Intent(UNKNOWN_LABEL, 0.0),), StageKind.KEYWORD, asked.passed)
-
-
-def _odds(margin: float) -> str:
+def _format_odds(margin: float) -> str:
     return f"{math.exp(margin):,.0f}" if margin < 20 else "more than any number of"

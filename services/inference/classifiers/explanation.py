@@ -59,7 +59,7 @@ class Explainer:
             for grams, contributions, kind in ((*tensors[:2], False), (*tensors[2:], True))
         )
         explained = sum(part[0, :, column].sum() for part in (tensors[1], tensors[3]))
-        strongest = sorted(words + characters, key=lambda each: -abs(each.weight))[:MAX_GRAMS]
+        strongest = sorted(words + characters, key=lambda gram: -abs(gram.weight))[:MAX_GRAMS]
         return Explanation(label, tuple(strongest), float(scores[0, column] - explained))
 
     @property

@@ -44,13 +44,18 @@ class Taxonomy:
         return tuple(entry for entry in self.entries.values() if entry.category in categories)
 
 
-def load_taxonomy(path: Path) -> Taxonomy:
-    """Read a taxonomy file.
+NO_TAXONOMY = Taxonomy({}, "", {})
+
+
+def load_taxonomy(path: Path | None) -> Taxonomy:
+    """Read a taxonomy file; a data folder may do without one, and None gives a taxonomy without labels.
 
     Raises:
         BrokenData: the file is missing or not a taxonomy.
 
     """
+    if path is None:
+        return NO_TAXONOMY
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = tuple(_entry(item) for item in content["labels"])
@@ -76,4 +81,4 @@ def _entry(item: Mapping[str, object]) -> LabelEntry:
 
 
 def _strings(value: object) -> tuple[str, ...]:
-    return tuple(str(each) for each in value) if isinstance(value, list) else ()
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()

@@ -34,21 +34,26 @@ class Catalogue:
             InvalidQuery: a restriction the catalogue knows nothing about; ignoring it could do harm.
 
         """
-        names = [each.strip().lower().replace("-", "_").replace(" ", "_") for each in restrictions]
+        names = [restriction.strip().lower().replace("-", "_").replace(" ", "_") for restriction in restrictions]
         for index, name in enumerate(names):
             if name not in self.diets:
-                known = ", ".join(self.diets)
-                raise InvalidQuery(f"context.dietary_restrictions[{index}]", f"is no known diet; use one of {known}")
+                known = f"use one of {', '.join(self.diets)}" if self.diets else "this service knows none"
+                raise InvalidQuery(f"context.dietary_restrictions[{index}]", f"is no known diet; {known}")
         return frozenset(names)
 
 
-def load_catalogue(path: Path) -> Catalogue:
-    """Read a catalogue file.
+NO_CATALOGUE = Catalogue({}, ())
+
+
+def load_catalogue(path: Path | None) -> Catalogue:
+    """Read a catalogue file; a data folder of another domain has none, and None gives a catalogue without dishes.
 
     Raises:
         BrokenData: the file is missing, not a catalogue, or gives a dish a diet that it does not list.
 
     """
+    if path is None:
+        return NO_CATALOGUE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         dishes = tuple(_dish(item) for item in content["dishes"])
@@ -75,4 +80,4 @@ def _dish(item: Mapping[str, object]) -> Dish:
 def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise TypeError("a list is expected")
-    return tuple(str(each) for each in value)
+    return tuple(str(item) for item in value)

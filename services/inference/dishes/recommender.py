@@ -23,11 +23,11 @@ class RankedDish:
 
 
 class Recommender:
-    """Knows the taxonomy's dishes and the catalogue. Safe to share between threads."""
+    """Knows the dishes of the taxonomy's labels and the catalogue. Safe to share between threads."""
 
     def __init__(self, taxonomy: Taxonomy, catalogue: Catalogue) -> None:
         self._taxonomy = taxonomy
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._tag_stems = {
             name: frozenset(stem for text in (name, *dish.tags) for stem in stems(text))
             for name, dish in catalogue.dishes.items()
@@ -37,38 +37,26 @@ class Recommender:
             for field, categories in taxonomy.context_categories.items()
         }
 
-    def check_restrictions(self, restrictions: Sequence[str]) -> None:
-        """Refuse restrictions that the catalogue knows nothing about.
-
-        Raises:
-            InvalidQuery: names the restriction.
-
-        """
-        self._catalogue.required_diets(restrictions)
-
     def recommend(
         self,
         query: str,
         intents: Sequence[Intent],
         context: Mapping[str, str],
-        restrictions: Sequence[str],
+        required_diets: frozenset[str],
         max_dishes: int,
     ) -> list[RankedDish]:
-        """Return at most max_dishes dishes, best first; every one satisfies every restriction.
+        """Return at most max_dishes dishes, best first; every one satisfies every required diet.
 
-        Raises:
-            InvalidQuery: a restriction the catalogue knows nothing about.
-
+        Without a taxonomy or a catalogue there are none.
         """
-        required = self._catalogue.required_diets(restrictions)
         weights = self._label_weights(intents, context)
         words = frozenset(stems(query))
         scores: dict[str, float] = defaultdict(float)
         labels_of: dict[str, list[str]] = defaultdict(list)
         for label, weight in weights.items():
             for name in self._taxonomy.entries[label].dishes:
-                dish = self._catalogue.dishes.get(name)
-                if dish is not None and required <= dish.diets:
+                dish = self.catalogue.dishes.get(name)
+                if dish is not None and required_diets <= dish.diets:
                     scores[name] += weight
                     labels_of[name].append(label)
         for name in scores:
@@ -77,9 +65,9 @@ class Recommender:
         highest = max(scores.values(), default=1.0)
         return [
             RankedDish(
-                self._catalogue.dishes[name],
+                self.catalogue.dishes[name],
                 scores[name] / highest,
-                self._reasoning(labels_of[name], required),
+                self._reasoning(labels_of[name], required_diets),
             )
             for name in best
         ]

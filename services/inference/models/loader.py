@@ -27,12 +27,12 @@ NO_ENCODER = "no encoder is installed"
 
 
 class Loader:
-    """Turns versions of the repository into servables."""
+    """Turns versions of the registry into servables."""
 
     def __init__(
-        self, repository: RegistryReader, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
+        self, registry: RegistryReader, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
     ) -> None:
-        self._repository = repository
+        self._registry = registry
         self._keyword_stage = keyword_stage
         self._taxonomy_labels = taxonomy_labels
         self._encoder = encoder
@@ -49,9 +49,9 @@ class Loader:
             ModelRejected: a check failed; its name is in the error.
 
         """
-        manifest, files = self._repository.read(version)
+        manifest, files = self._registry.read(version)
         check_manifest(manifest)
-        classifier = verified_linear(manifest, files[LINEAR_FILE])
+        classifier = open_linear(manifest, files[LINEAR_FILE])
         rankings = check_probes(version, manifest.probes, classifier, None, PROBE_TOLERANCE)
         missing = self._transformer_missing(manifest)
         stages = self._model_stages(manifest, files, classifier, rankings, missing)
@@ -93,7 +93,7 @@ class Loader:
         if not manifest.HasField("head") or encoder is None or missing:
             return (Stage(StageKind.LINEAR, linear, min_confidence=manifest.min_confidence),)
         head = manifest.head
-        transformer = verified_transformer(manifest, head, files[HEAD_FILE], encoder)
+        transformer = open_transformer(manifest, head, files[HEAD_FILE], encoder)
         check_probes(manifest.version, head.probes, transformer, rankings, HEAD_PROBE_TOLERANCE)
         return (
             Stage(
@@ -118,23 +118,23 @@ def check_manifest(manifest: Manifest) -> None:
         raise ModelRejected(manifest.version, "probe", "the manifest records no probe")
 
 
-def verified_linear(manifest: Manifest, graph: bytes) -> LinearClassifier:
+def open_linear(manifest: Manifest, graph: bytes) -> LinearClassifier:
     """Open the linear graph and compare signature and labels with the manifest."""
-    session = verified_session(manifest, graph, manifest.input, (manifest.output, manifest.scores))
+    session = open_verified(manifest, graph, manifest.input, (manifest.output, manifest.scores))
     return LinearClassifier(
         session, manifest.input.name, manifest.output.name, manifest.scores.name, tuple(manifest.labels)
     )
 
 
-def verified_transformer(manifest: Manifest, head: Head, graph: bytes, encoder: Encoder) -> TransformerClassifier:
+def open_transformer(manifest: Manifest, head: Head, graph: bytes, encoder: Encoder) -> TransformerClassifier:
     """Open the head's graph and compare signature and labels with the manifest, and its input with the encoder."""
-    session = verified_session(manifest, graph, head.input, (head.output,))
+    session = open_verified(manifest, graph, head.input, (head.output,))
     if head.input.columns != encoder.columns + len(manifest.labels):
         raise ModelRejected(manifest.version, "signature", f"its head takes {head.input.columns} columns")
     return TransformerClassifier(encoder, session, head.input.name, head.output.name, tuple(manifest.labels))
 
 
-def verified_session(
+def open_verified(
     manifest: Manifest, graph: bytes, wanted_input: Tensor, wanted_outputs: Iterable[Tensor]
 ) -> onnxruntime.InferenceSession:
     """Open a graph of the version and compare its signature and its labels with the manifest."""
@@ -152,12 +152,12 @@ def verified_session(
             raise ModelRejected(manifest.version, "signature", f"output {wanted.name!r} is {output_type} {shape}")
         if wanted.columns != len(manifest.labels):
             raise ModelRejected(manifest.version, "labels", f"output {wanted.name!r} has {wanted.columns} columns")
-    if graph_labels(session) != list(manifest.labels):
+    if read_labels(session) != list(manifest.labels):
         raise ModelRejected(manifest.version, "labels", "the graph's labels are not the manifest's")
     return session
 
 
-def graph_labels(session: onnxruntime.InferenceSession) -> list[str]:
+def read_labels(session: onnxruntime.InferenceSession) -> list[str]:
     """Return the labels that the trainer wrote into the graph's metadata; empty if there are none."""
     try:
         labels = json.loads(session.get_modelmeta().custom_metadata_map.get(LABELS_METADATA, "[]"))

@@ -1,8 +1,8 @@
-"""Answers queries with the champion, or with a challenger on trial, and has every answer logged.
+"""Answers queries with the champion, or with the challenger of an experiment, and has every answer logged.
 
-While an experiment goes on, both sides answer the callers that take part: one answer is given, the other is logged
-beside it, made afterwards and off the event loop. A challenger that fails costs nobody an answer: the champion answers,
-and the log says so.
+While an experiment goes on, both of its arms answer the callers that take part. The caller gets one answer. The other,
+the shadow answer, is made afterwards and off the event loop, and is only logged beside the first. A challenger that
+fails costs nobody an answer: the champion answers, and the log says so.
 """
 
 import asyncio
@@ -10,136 +10,129 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import structlog
 
-from services.inference.classifiers.cascade import Open, Outcome, Stage, answer, ask, conclude
+from services.inference.classifiers.cascade import Answer, OpenQuery, Stage, answer, answer_unknown, ask_stages
 from services.inference.models.holder import ModelHolder
 from services.inference.models.servable import Servable
-from services.inference.queries.experiment import Trials
+from services.inference.queries.experiment import Experiment, ExperimentFollower
 from services.inference.queries.query_log import QueryLog
-from services.inference.queries.query_record import OtherSide, query_record_line
-from services.inference.queries.trial import Trial
+from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer, query_record_line
 from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
-# Queries whose other side waits to be answered; beyond that they are logged without it.
+# Calls whose shadow answers wait to be made; the queries of further calls are logged without one.
 MAX_WAITING = 256
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One answer, the servable that gave it, and the seconds it took."""
+class _Roles:
+    """Who answers a caller.
 
-    query_id: str
-    text: str
-    at: float
-    outcome: Outcome
-    servable: Servable
-    seconds: float
+    Attributes:
+        arm: the answerer's in the experiment; empty when the caller takes no part in one.
+        shadow: who is asked afterwards for the log; None when nobody is.
+        failure: what the challenger failed with, when the champion answers in its place.
 
+    """
 
-@dataclass(frozen=True)
-class _Sides:
-    """Who answers a caller, who answers for the log, and why."""
-
-    given: Servable
+    answerer: Servable
     arm: str = ""
-    trial: Trial | None = None
-    other: Servable | None = None
+    experiment: Experiment | None = None
+    shadow: Servable | None = None
     failure: str = ""
 
 
-class Answering:
-    """Lives on the event loop."""
+class Answerer:
+    """Answers queries. Lives on the event loop."""
 
-    def __init__(self, holder: ModelHolder, trials: Trials, query_log: QueryLog) -> None:
+    def __init__(self, holder: ModelHolder, experiments: ExperimentFollower, query_log: QueryLog) -> None:
         self._holder = holder
-        self._trials = trials
+        self._experiments = experiments
         self._query_log = query_log
         self._waiting: set[asyncio.Task[None]] = set()
 
-    async def answer(self, texts: Sequence[str], top_k: int, caller_key: str) -> list[Answered]:
+    async def answer(self, texts: Sequence[str], top_k: int, caller_key: str) -> list[AnsweredQuery]:
         """Answer the queries of one call, all by the same version."""
-        sides, began = self._sides(caller_key), time.perf_counter()
+        roles, began = self._assign_roles(caller_key), time.perf_counter()
         try:
-            outcomes = await answered(texts, sides.given.stages, top_k)
+            answers = await answer_live(texts, roles.answerer.stages, top_k)
         except Exception as error:
-            if sides.arm != CHALLENGER_ARM or sides.other is None:
+            if roles.arm != CHALLENGER_ARM or roles.shadow is None:
                 raise
-            _log.error("the challenger failed; the champion answers", version=sides.given.version, exc_info=error)
-            sides = _Sides(sides.other, CHAMPION_ARM, sides.trial, failure=type(error).__name__)
+            _log.error("the challenger failed; the champion answers", version=roles.answerer.version, exc_info=error)
+            roles = _Roles(roles.shadow, CHAMPION_ARM, roles.experiment, failure=type(error).__name__)
             began = time.perf_counter()
-            outcomes = await answered(texts, sides.given.stages, top_k)
+            answers = await answer_live(texts, roles.answerer.stages, top_k)
         seconds = (time.perf_counter() - began) / len(texts)
-        given = [
-            Answered(uuid.uuid4().hex, text, time.time(), outcome, sides.given, seconds)
-            for text, outcome in zip(texts, outcomes, strict=True)
+        queries = [
+            AnsweredQuery(uuid.uuid4().hex, text, time.time(), given, roles.answerer, seconds)
+            for text, given in zip(texts, answers, strict=True)
         ]
-        self._log(given, sides)
-        return given
+        self._log(queries, roles)
+        return queries
 
     async def close(self) -> None:
-        """Log what is waiting for its other side."""
+        """Log what is waiting for its shadow answer."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=1.0)
 
-    def _sides(self, caller_key: str) -> _Sides:
-        champion, trial = self._holder.current, self._trials.current
-        if trial is None or not trial.picks(caller_key):
-            return _Sides(champion)
-        if trial.canary:
-            return _Sides(trial.challenger, CHALLENGER_ARM, trial, champion)
-        return _Sides(champion, CHAMPION_ARM, trial, trial.challenger)
+    def _assign_roles(self, caller_key: str) -> _Roles:
+        champion, experiment = self._holder.current, self._experiments.current
+        if experiment is None or not experiment.includes(caller_key):
+            return _Roles(champion)
+        if experiment.canary:
+            return _Roles(experiment.challenger, CHALLENGER_ARM, experiment, champion)
+        return _Roles(champion, CHAMPION_ARM, experiment, experiment.challenger)
 
-    def _log(self, given: Sequence[Answered], sides: _Sides) -> None:
-        if sides.trial is None:
-            for each in given:
-                self._write(each, None)
-        elif sides.other is None or len(self._waiting) >= MAX_WAITING:
-            other = OtherSide(sides.trial.experiment_id, sides.arm, sides.trial.challenger.version, error=sides.failure)
-            for each in given:
-                self._write(each, other if sides.failure else None)
-        else:
-            task = asyncio.create_task(self._answer_for_the_log(given, sides, sides.trial, sides.other))
+    def _log(self, queries: Sequence[AnsweredQuery], roles: _Roles) -> None:
+        experiment = roles.experiment
+        if experiment is not None and roles.shadow is not None and len(self._waiting) < MAX_WAITING:
+            task = asyncio.create_task(self._log_with_shadow(queries, roles.arm, experiment, roles.shadow))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
-
-    async def _answer_for_the_log(
-        self, given: Sequence[Answered], sides: _Sides, trial: Trial, asked: Servable
-    ) -> None:
-        began = time.perf_counter()
-        try:
-            outcomes = await asyncio.to_thread(answer, [each.text for each in given], asked.stages, 1)
-        except Exception as error:
-            _log.error("the other side of an experiment failed", version=asked.version, exc_info=error)
-            failed = OtherSide(trial.experiment_id, sides.arm, asked.version, error=type(error).__name__)
-            for each in given:
-                self._write(each, failed)
             return
-        seconds = (time.perf_counter() - began) / len(given)
-        for each, outcome in zip(given, outcomes, strict=True):
-            best = outcome.intents[0]
-            self._write(
-                each, OtherSide(trial.experiment_id, sides.arm, asked.version, best.label, best.confidence, seconds)
+        failed = None
+        if experiment is not None and roles.failure:
+            failed = ShadowAnswer(
+                experiment.experiment_id, roles.arm, experiment.challenger.version, error=roles.failure
             )
+        for query in queries:
+            self._write(query, failed)
 
-    def _write(self, each: Answered, other: OtherSide | None) -> None:
-        self._query_log.add(
-            lambda: query_record_line(
-                each.query_id, each.at, each.text, each.outcome, each.servable.version, each.seconds, other
-            )
-        )
+    async def _log_with_shadow(
+        self, queries: Sequence[AnsweredQuery], arm: str, experiment: Experiment, shadow: Servable
+    ) -> None:
+        experiment_id, began = experiment.experiment_id, time.perf_counter()
+        try:
+            answers = await asyncio.to_thread(answer, [query.text for query in queries], shadow.stages, 1)
+        except Exception as error:
+            _log.error("the shadow of an experiment failed", version=shadow.version, exc_info=error)
+            failed = ShadowAnswer(experiment_id, arm, shadow.version, error=type(error).__name__)
+            for query in queries:
+                self._write(query, failed)
+            return
+        seconds = (time.perf_counter() - began) / len(queries)
+        for query, given in zip(queries, answers, strict=True):
+            best = given.intents[0]
+            self._write(query, ShadowAnswer(experiment_id, arm, shadow.version, best.label, best.confidence, seconds))
+
+    def _write(self, query: AnsweredQuery, shadow: ShadowAnswer | None) -> None:
+        self._query_log.add(lambda: query_record_line(query, shadow))
 
 
-async def answered(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Outcome]:
-    """Ask the cascade; what takes milliseconds runs in a thread, where it delays nobody else's query."""
-    if len(texts) > 1:
-        return await asyncio.to_thread(answer, texts, stages, top_k)
-    asked: list[Outcome | Open] = [Open(text) for text in texts]
-    for index, stage in enumerate(stages):
-        if stage.takes_milliseconds and any(isinstance(each, Open) for each in asked):
-            return await asyncio.to_thread(conclude, asked, stages[index:], top_k)
-        asked = ask(asked, stage, top_k)
-    return conclude(asked, (), top_k)
+async def answer_live(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:
+    """Answer as `cascade.answer` does, without holding up the event loop.
+
+    A single query is asked here as far as the stages are quick. A batch, and the stages that take milliseconds, run in
+    a thread, where they delay nobody else's query.
+    """
+    quick = tuple(takewhile(lambda stage: not stage.takes_milliseconds, stages)) if len(texts) == 1 else ()
+    queries = ask_stages([OpenQuery(text) for text in texts], quick, top_k)
+    slow = stages[len(quick) :]
+    if slow and any(isinstance(query, OpenQuery) for query in queries):
+        queries = await asyncio.to_thread(ask_stages, queries, slow, top_k)
+    return answer_unknown(queries)

@@ -1,4 +1,4 @@
-"""The form of one answered query in the query log: a moodfood.events.v1.QueryRecord as one line of JSON."""
+"""An answered query, and its form in the query log: a moodfood.events.v1.QueryRecord as one line of JSON."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -6,12 +6,32 @@ from datetime import UTC, datetime
 from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import QueryRecord
 
-from services.inference.classifiers.cascade import Outcome
+from services.inference.classifiers.cascade import Answer
+from services.inference.models.servable import Servable
 
 
 @dataclass(frozen=True)
-class OtherSide:
-    """What the side of an experiment said that the caller did not hear; `arm` is the side that the caller heard."""
+class AnsweredQuery:
+    """A query with its answer, the servable that gave it, and the seconds it took; `at` is in seconds since 1970."""
+
+    query_id: str
+    text: str
+    at: float
+    answer: Answer
+    servable: Servable
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShadowAnswer:
+    """What the arm of an experiment that the caller did not hear said of the same query.
+
+    Attributes:
+        arm: the arm that answered the caller, champion or challenger.
+        version: the one that was asked for the log only; label, confidence and seconds are of its answer.
+        error: why it has no answer; empty when it has one.
+
+    """
 
     experiment_id: str
     arm: str
@@ -22,32 +42,24 @@ class OtherSide:
     error: str = ""
 
 
-def query_record_line(
-    query_id: str,
-    at: float,
-    text: str,
-    outcome: Outcome,
-    model_version: int,
-    seconds: float,
-    other: OtherSide | None = None,
-) -> str:
-    """Return the record as JSON without a line end; `at` is in seconds since the epoch."""
+def query_record_line(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
+    """Return the record as JSON without a line end."""
     record = QueryRecord(
         event="query",
-        query_id=query_id,
-        text=text,
-        stage=outcome.kind.value,
-        model_version=model_version,
-        latency_micros=round(seconds * 1e6),
+        query_id=answered.query_id,
+        text=answered.text,
+        stage=answered.answer.kind.value,
+        model_version=answered.servable.version,
+        latency_micros=round(answered.seconds * 1e6),
     )
-    record.at.FromDatetime(datetime.fromtimestamp(at, UTC))
-    for intent in outcome.intents:
+    record.at.FromDatetime(datetime.fromtimestamp(answered.at, UTC))
+    for intent in answered.answer.intents:
         record.labels.add(label=intent.label, confidence=round(intent.confidence, 4))
-    if other is not None:
-        record.experiment_id, record.arm = other.experiment_id, other.arm
-        record.shadow.model_version = other.version
-        record.shadow.label, record.shadow.confidence = other.label, round(other.confidence, 4)
-        record.shadow.latency_micros, record.shadow.error = round(other.seconds * 1e6), other.error
+    if shadow is not None:
+        record.experiment_id, record.arm = shadow.experiment_id, shadow.arm
+        record.shadow.model_version = shadow.version
+        record.shadow.label, record.shadow.confidence = shadow.label, round(shadow.confidence, 4)
+        record.shadow.latency_micros, record.shadow.error = round(shadow.seconds * 1e6), shadow.error
     return json_format.MessageToJson(
         record, preserving_proto_field_name=True, indent=None, always_print_fields_with_no_presence=True
     )

@@ -1,6 +1,6 @@
 import numpy as np
 
-from services.inference.classifiers.cascade import Passed, Stage, StageKind, answer
+from services.inference.classifiers.cascade import PassedStage, Stage, StageKind, answer
 from services.inference.classifiers.ranking import Intent
 from tests.fakes import FakeClassifier
 
@@ -25,7 +25,7 @@ def test_stage_below_its_threshold_passes_and_says_why() -> None:
     )
     (outcome,) = answer(["hello"], stages, 5)
     assert outcome.kind is StageKind.KEYWORD
-    assert outcome.passed == (Passed(StageKind.LINEAR, "best is meal_lunch at 0.300, below the threshold 0.500"),)
+    assert outcome.passed == (PassedStage(StageKind.LINEAR, "best is meal_lunch at 0.300, below the threshold 0.500"),)
 
 
 def test_unknown_is_answered_when_every_stage_passes() -> None:

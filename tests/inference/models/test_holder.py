@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import shutil
 import threading
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_REASSERTED
 
 from services.inference.classifiers.cascade import Stage, StageKind
 from services.inference.classifiers.ranking import Intent, Ranking
-from services.inference.classifiers.taxonomy import Taxonomy
-from services.inference.dishes.catalogue import Catalogue
+from services.inference.classifiers.taxonomy import NO_TAXONOMY
+from services.inference.dishes.catalogue import NO_CATALOGUE
 from services.inference.dishes.recommender import Recommender
 from services.inference.errors import (
     ModelRejected,
@@ -21,12 +22,13 @@ from services.inference.errors import (
     ReloadInProgress,
     StaleGeneration,
 )
+from services.inference.models.following import follow
 from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
-from services.inference.models.warm import WarmShelf
-from services.inference.queries.experiment import Trials
+from services.inference.models.warm import Place, WarmShelf
+from services.inference.queries.experiment import ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
 from services.trainer.registry import ModelRegistry
@@ -37,10 +39,20 @@ pytestmark = pytest.mark.anyio
 
 
 def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
-    repository = RegistryReader(models, MODEL)
-    return ModelHolder(
-        repository, loader_type(repository, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None), 600.0
-    )
+    registry = RegistryReader(models, MODEL)
+    return ModelHolder(registry, loader_type(registry, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None), 600.0)
+
+
+def servable(version: int, generation: int = 0) -> Servable:
+    """Return a servable that answers nothing."""
+    return Servable(version, generation, (), 0, 0.0, None)
+
+
+class InstantLoader(Loader):
+    """Has every version."""
+
+    def load(self, version: int, generation: int) -> Servable:
+        return servable(version, generation)
 
 
 async def test_reload_swaps_and_says_what_served_before(models: Path) -> None:
@@ -83,6 +95,15 @@ async def test_version_that_served_until_lately_comes_back_without_being_loaded(
     assert subject.current.generation == 3
 
 
+async def test_neither_a_challenger_nor_a_prepared_version_pushes_out_the_former_champion(tmp_path: Path) -> None:
+    subject = holder(tmp_path, InstantLoader)
+    await subject.reload(1, 1)
+    await subject.reload(2, 2)
+    assert (await subject.load_challenger(3)).version == 3
+    await subject.prepare(4, 3)
+    assert 1 in subject.warm.versions
+
+
 async def test_reload_of_an_older_generation_is_refused(models: Path) -> None:
     subject = holder(models)
     await subject.reload(1, 5)
@@ -101,15 +122,53 @@ async def test_version_reloaded_by_hand_stays_until_the_alias_changes(models: Pa
     assert subject.current.version == 1
 
 
-async def test_shelf_lets_go_of_what_is_too_old_or_too_much(models: Path) -> None:
+async def test_shelf_keeps_one_servable_in_each_place_until_its_time_is_over() -> None:
     clock = [0.0]
     shelf = WarmShelf(lambda: clock[0])
-    servables = [Servable(version, 0, (), 0, 0.0, None) for version in (1, 2, 3)]
-    for servable in servables:
-        shelf.put(servable, 10)
-    assert shelf.versions == (2, 3)
+    shelf.keep(Place.FORMER, servable(1), 20)
+    shelf.keep(Place.PREPARED, servable(2), 10)
+    shelf.keep(Place.PREPARED, servable(3), 10)
+    assert shelf.versions == (1, 3)
     clock[0] = 11
     assert shelf.get(3) is None
+    assert shelf.get(1) is not None
+
+
+async def test_version_that_is_committed_leaves_the_shelf_to_the_one_that_served_before(tmp_path: Path) -> None:
+    subject = holder(tmp_path, InstantLoader)
+    await subject.reload(1, 1)
+    await subject.prepare(2, 2)
+    await subject.reload(2, 2)
+    assert subject.warm.versions == (1,)
+
+
+async def test_storage_that_refuses_for_a_while_does_not_end_the_following_of_the_alias(
+    models: Path, registry: ModelRegistry
+) -> None:
+    refusals, served = (
+        iter([OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "I/O error")]),
+        asyncio.Event(),
+    )
+
+    class Refusing(Loader):
+        def load(self, version: int, generation: int) -> Servable:
+            for refusal in refusals:
+                raise refusal
+            return super().load(version, generation)
+
+    subject = holder(models, Refusing)
+
+    async def look() -> None:
+        await subject.converge()
+        if subject.current.version == 1:
+            served.set()
+
+    following = asyncio.create_task(follow("the champion alias", look, 0.001))
+    try:
+        await asyncio.wait_for(served.wait(), 30)
+    finally:
+        following.cancel()
+    assert subject.last_error == ""
 
 
 async def test_damaged_alias_is_replaced_by_the_last_line_of_the_history(models: Path) -> None:
@@ -131,6 +190,15 @@ async def test_failed_reload_leaves_the_serving_version_and_remembers_why(models
         await subject.reload(99, 0)
     assert subject.current is serving
     assert "99" in subject.last_error
+
+
+async def test_reload_that_succeeds_forgets_the_last_error_even_when_the_version_serves_already(models: Path) -> None:
+    subject = holder(models)
+    await subject.reload(1, 0)
+    with pytest.raises(ModelVersionNotFound):
+        await subject.reload(99, 0)
+    assert (await subject.reload(1, 0)).already_serving
+    assert subject.last_error == ""
 
 
 async def test_empty_registry_answers_by_keywords_and_has_no_champion_to_reload(tmp_path: Path) -> None:
@@ -223,9 +291,9 @@ async def test_request_in_flight_during_reload_is_answered_by_the_version_it_sta
     old = SwapsWhileAsked((Intent("from_version_1", 0.9),))
     subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))
     log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
-    recommender = Recommender(Taxonomy({}, "", {}), Catalogue({}, ()))
-    repository = RegistryReader(models, MODEL)
-    servicer = InferenceServicer(MODEL, subject, repository, recommender, log, Trials(repository, subject))
+    recommender = Recommender(NO_TAXONOMY, NO_CATALOGUE)
+    registry = RegistryReader(models, MODEL)
+    servicer = InferenceServicer(MODEL, subject, registry, recommender, log, ExperimentFollower(registry, subject))
     answer = (await servicer.Classify(inference_pb2.ClassifyRequest(text="hello"), None)).classification
     assert (answer.model_version, answer.intents[0].label) == (1, "from_version_1")
     assert subject.current.version == 2

@@ -13,10 +13,9 @@ from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
-from services.inference.queries.answering import Answering
-from services.inference.queries.experiment import Trials
+from services.inference.queries.answering import Answerer
+from services.inference.queries.experiment import Experiment, ExperimentFollower
 from services.inference.queries.query_log import QueryLog
-from services.inference.queries.trial import Trial
 from services.trainer.records import to_json
 from services.trainer.registry import ModelRegistry
 from tests.fakes import FakeClassifier
@@ -35,17 +34,17 @@ class Bench:
     """A replica in an experiment between versions 1 and 2."""
 
     holder: ModelHolder
-    trials: Trials
-    answering: Answering
+    experiments: ExperimentFollower
+    answerer: Answerer
     log: QueryLog
     path: Path
 
     async def ask(self, key: str, text: str = "soup") -> int:
-        (answer,) = await self.answering.answer([text], 1, key)
+        (answer,) = await self.answerer.answer([text], 1, key)
         return answer.servable.version
 
     async def logged(self) -> list[dict[str, Any]]:
-        await self.answering.close()
+        await self.answerer.close()
         self.log.close()
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
@@ -57,21 +56,21 @@ def experiment(registry: ModelRegistry, kind: pb.ExperimentKind.ValueType, share
 
 @pytest.fixture
 async def bench(models: Path, tmp_path: Path) -> Bench:
-    repository = RegistryReader(models, MODEL)
+    registry = RegistryReader(models, MODEL)
     keywords = Stage(StageKind.KEYWORD, FakeClassifier(()))
-    holder = ModelHolder(repository, Loader(repository, keywords, 8, None), 600.0)
+    holder = ModelHolder(registry, Loader(registry, keywords, 8, None), 600.0)
     await holder.converge()
     log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
     log.start()
-    trials = Trials(repository, holder)
-    return Bench(holder, trials, Answering(holder, trials, log), log, tmp_path / "queries.jsonl")
+    experiments = ExperimentFollower(registry, holder)
+    return Bench(holder, experiments, Answerer(holder, experiments, log), log, tmp_path / "queries.jsonl")
 
 
 async def test_canary_answers_its_share_of_callers_and_each_always_by_the_same_side(
     bench: Bench, registry: ModelRegistry
 ) -> None:
     experiment(registry, pb.EXPERIMENT_KIND_CANARY, 0.3)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     first = {f"caller {n}": await bench.ask(f"caller {n}") for n in range(200)}
     again = {key: await bench.ask(key, "another query") for key in first}
     assert first == again
@@ -86,7 +85,7 @@ async def test_canary_answers_its_share_of_callers_and_each_always_by_the_same_s
 
 async def test_shadow_answers_for_the_log_only(bench: Bench, registry: ModelRegistry) -> None:
     experiment(registry, pb.EXPERIMENT_KIND_SHADOW, 1.0)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert {await bench.ask(f"caller {n}", "chocolate please") for n in range(20)} == {1}
     rows = await bench.logged()
     assert len(rows) == 20
@@ -99,7 +98,7 @@ async def test_shadow_answers_for_the_log_only(bench: Bench, registry: ModelRegi
 @pytest.mark.parametrize("canary", [True, False])
 async def test_challenger_that_fails_costs_nobody_an_answer(bench: Bench, canary: bool) -> None:
     broken = Servable(2, 1, (Stage(StageKind.LINEAR, Crashing((Intent("a", 0.9),))),), 8, 0.0, None)
-    bench.trials._current = Trial("e1", broken, 1, 1.0, canary)
+    bench.experiments._followed = Experiment("e1", broken, 1, 1.0, canary)
     assert {await bench.ask(f"caller {n}") for n in range(5)} == {1}
     rows = await bench.logged()
     assert [(row["arm"], row["shadow"]["model_version"], row["shadow"]["error"]) for row in rows] == [
@@ -109,11 +108,11 @@ async def test_challenger_that_fails_costs_nobody_an_answer(bench: Bench, canary
 
 async def test_experiment_about_another_champion_is_not_taken_part_in(bench: Bench, registry: ModelRegistry) -> None:
     experiment(registry, pb.EXPERIMENT_KIND_CANARY, 1.0)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert await bench.ask("anna") == 2
     promote(registry, 2)
     await bench.holder.converge()
-    assert bench.trials.current is None
+    assert bench.experiments.current is None
     bench.holder.current = replace(bench.holder.current, version=3)
     assert await bench.ask("anna") == 3
 
@@ -122,14 +121,14 @@ async def test_ended_damaged_or_impossible_experiments_leave_the_champion_alone(
     bench: Bench, registry: ModelRegistry
 ) -> None:
     experiment(registry, pb.EXPERIMENT_KIND_CANARY, 1.0)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert await bench.ask("anna") == 2
     experiment(registry, pb.EXPERIMENT_KIND_CANARY, 1.0, running=False)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert await bench.ask("anna") == 1
     experiment(registry, pb.EXPERIMENT_KIND_CANARY, 1.0, challenger_version=99)
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert await bench.ask("anna") == 1
     (registry.folder / "experiment").write_text("{")
-    await bench.trials.follow_once()
+    await bench.experiments.converge()
     assert await bench.ask("anna") == 1
