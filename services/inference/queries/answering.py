@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import structlog
 
@@ -130,9 +129,15 @@ async def answer_live(texts: Sequence[str], stages: Sequence[Stage], top_k: int)
     A single query is asked here as far as the stages are quick. A batch, and the stages that take milliseconds, run in
     a thread, where they delay nobody else's query.
     """
-    quick = tuple(takewhile(lambda stage: not stage.takes_milliseconds, stages)) if len(texts) == 1 else ()
-    queries = ask_stages([OpenQuery(text) for text in texts], quick, top_k)
-    slow = stages[len(quick) :]
-    if slow and any(isinstance(query, OpenQuery) for query in queries):
-        queries = await asyncio.to_thread(ask_stages, queries, slow, top_k)
+    quick = _count_quick(stages) if len(texts) == 1 else 0
+    queries = ask_stages([OpenQuery(text) for text in texts], stages[:quick], top_k)
+    if quick < len(stages) and any(isinstance(query, OpenQuery) for query in queries):
+        queries = await asyncio.to_thread(ask_stages, queries, stages[quick:], top_k)
     return answer_unknown(queries)
+
+
+def _count_quick(stages: Sequence[Stage]) -> int:
+    for count, stage in enumerate(stages):
+        if stage.takes_milliseconds:
+            return count
+    return len(stages)

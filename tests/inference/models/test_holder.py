@@ -1,5 +1,4 @@
 import asyncio
-import errno
 import shutil
 import threading
 from collections.abc import Sequence
@@ -22,12 +21,10 @@ from services.inference.errors import (
     ReloadInProgress,
     StaleGeneration,
 )
-from services.inference.models.following import follow
 from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
-from services.inference.models.warm import Place, WarmShelf
 from services.inference.queries.experiment import ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
@@ -122,53 +119,12 @@ async def test_version_reloaded_by_hand_stays_until_the_alias_changes(models: Pa
     assert subject.current.version == 1
 
 
-async def test_shelf_keeps_one_servable_in_each_place_until_its_time_is_over() -> None:
-    clock = [0.0]
-    shelf = WarmShelf(lambda: clock[0])
-    shelf.keep(Place.FORMER, servable(1), 20)
-    shelf.keep(Place.PREPARED, servable(2), 10)
-    shelf.keep(Place.PREPARED, servable(3), 10)
-    assert shelf.versions == (1, 3)
-    clock[0] = 11
-    assert shelf.get(3) is None
-    assert shelf.get(1) is not None
-
-
 async def test_version_that_is_committed_leaves_the_shelf_to_the_one_that_served_before(tmp_path: Path) -> None:
     subject = holder(tmp_path, InstantLoader)
     await subject.reload(1, 1)
     await subject.prepare(2, 2)
     await subject.reload(2, 2)
     assert subject.warm.versions == (1,)
-
-
-async def test_storage_that_refuses_for_a_while_does_not_end_the_following_of_the_alias(
-    models: Path, registry: ModelRegistry
-) -> None:
-    refusals, served = (
-        iter([OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "I/O error")]),
-        asyncio.Event(),
-    )
-
-    class Refusing(Loader):
-        def load(self, version: int, generation: int) -> Servable:
-            for refusal in refusals:
-                raise refusal
-            return super().load(version, generation)
-
-    subject = holder(models, Refusing)
-
-    async def look() -> None:
-        await subject.converge()
-        if subject.current.version == 1:
-            served.set()
-
-    following = asyncio.create_task(follow("the champion alias", look, 0.001))
-    try:
-        await asyncio.wait_for(served.wait(), 30)
-    finally:
-        following.cancel()
-    assert subject.last_error == ""
 
 
 async def test_damaged_alias_is_replaced_by_the_last_line_of_the_history(models: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.cascade import Stage, StageKind, answer
 from services.inference.classifiers.ranking import Intent, Ranking
 from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
-from services.inference.queries.answering import Answerer
+from services.inference.queries.answering import Answerer, answer_live
 from services.inference.queries.experiment import Experiment, ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.trainer.records import to_json
@@ -132,3 +133,46 @@ async def test_ended_damaged_or_impossible_experiments_leave_the_champion_alone(
     (registry.folder / "experiment").write_text("{")
     await bench.experiments.converge()
     assert await bench.ask("anna") == 1
+
+
+class Locating(FakeClassifier):
+    """Remembers the threads that it is asked in."""
+
+    def __init__(self, intents: tuple[Intent, ...]) -> None:
+        super().__init__(intents)
+        self.threads: list[threading.Thread] = []
+
+    def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
+        self.threads.append(threading.current_thread())
+        return super().rank(queries, top_k, earlier)
+
+
+@pytest.mark.parametrize(("texts", "quick_on_the_loop"), [(["soup"], True), (["soup", "pizza"], False)])
+async def test_batches_and_stages_that_take_milliseconds_are_asked_off_the_event_loop(
+    texts: list[str], quick_on_the_loop: bool
+) -> None:
+    quick, slow, keywords = Locating(()), Locating(()), Locating(())
+    stages = (
+        Stage(StageKind.LINEAR, quick),
+        Stage(StageKind.TRANSFORMER, slow, takes_milliseconds=True),
+        Stage(StageKind.KEYWORD, keywords),
+    )
+    answers = await answer_live(texts, stages, 5)
+    here = threading.current_thread()
+    asked_here = [[thread is here for thread in stage.threads] for stage in (quick, slow, keywords)]
+    assert asked_here == [[quick_on_the_loop], [False], [False]]
+    assert answers == answer(texts, stages, 5)
+
+
+async def test_query_that_a_quick_stage_answers_reaches_no_thread() -> None:
+    quick, slow = Locating((Intent("a", 0.9),)), Locating(())
+    stages = (Stage(StageKind.LINEAR, quick), Stage(StageKind.TRANSFORMER, slow, takes_milliseconds=True))
+    (given,) = await answer_live(["soup"], stages, 5)
+    assert (given.kind, slow.threads) == (StageKind.LINEAR, [])
+
+
+async def test_challenger_that_cannot_be_loaded_is_no_reload_error(bench: Bench, registry: ModelRegistry) -> None:
+    experiment(registry, pb.EXPERIMENT_KIND_CANARY, 1.0, challenger_version=99)
+    await bench.experiments.converge()
+    assert bench.experiments.current is None
+    assert bench.holder.last_error == ""
