@@ -30,7 +30,7 @@ from services.transport.serving import bind, build_server, exit_on_setup_errors,
 _log = structlog.get_logger()
 
 
-def usable_encoder(folder: Path) -> Encoder | None:
+def load_usable_encoder(folder: Path) -> Encoder | None:
     """Return the encoder, or None and a line in the log when there is none that works."""
     try:
         encoder = load_encoder(folder)
@@ -48,7 +48,7 @@ async def serve(settings: Settings) -> None:
     recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     registry = RegistryReader(settings.models_dir, settings.model)
-    loader = Loader(registry, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
+    loader = Loader(registry, keyword_stage, len(taxonomy.entries), load_usable_encoder(settings.encoder_path))
     holder = ModelHolder(registry, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 

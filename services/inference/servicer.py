@@ -64,7 +64,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         max_dishes = request_checks.read_max_dishes(request.max_dishes)
         user_context = request_checks.read_context(request.context)
         # Known before the query is answered and logged, so that a bad restriction leaves no trace.
-        diets = self._recommender.catalogue.required_diets(request.context.dietary_restrictions)
+        diets = self._recommender.catalogue.resolve_diets(request.context.dietary_restrictions)
         (query,) = await self._answer([request.text], request, context)
         dishes = self._recommender.recommend(request.text, query.answer.intents, user_context, diets, max_dishes)
         return pb.RecommendResponse(

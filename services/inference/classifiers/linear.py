@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 
-from services.inference.classifiers.ranking import Ranking, best_intents
+from services.inference.classifiers.ranking import Ranking, pick_best_intents
 from services.language.text import normalise
 
 NO_WORDS = "the query has no words"
@@ -36,4 +36,4 @@ class LinearClassifier:
             return Ranking((), NO_WORDS)
         column = np.array([[text]], dtype=object)
         probabilities, scores = self._session.run(self._outputs, {self._input_name: column})
-        return Ranking(best_intents(probabilities[0], self._labels, top_k), scores=scores[0])
+        return Ranking(pick_best_intents(probabilities[0], self._labels, top_k), scores=scores[0])

@@ -41,7 +41,7 @@ class Ranking:
         return float(best - next_best)
 
 
-def best_intents(probabilities: np.ndarray, labels: tuple[str, ...], top_k: int) -> tuple[Intent, ...]:
+def pick_best_intents(probabilities: np.ndarray, labels: tuple[str, ...], top_k: int) -> tuple[Intent, ...]:
     """Return the best labels of float32 [n_labels], best first."""
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(Intent(labels[index], float(probabilities[index])) for index in best)

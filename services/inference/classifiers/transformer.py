@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 
-from services.inference.classifiers.ranking import Ranking, best_intents
+from services.inference.classifiers.ranking import Ranking, pick_best_intents
 from services.language.encoder import Encoder
 
 NO_SCORES = "the linear stage has no scores for the query"
@@ -42,4 +42,4 @@ class TransformerClassifier:
     def _rank(self, query: str, scores: np.ndarray, top_k: int) -> Ranking:
         features = np.concatenate([self._encoder.embed_one(query)[0], scores])[None]
         (probabilities,) = self._session.run(self._outputs, {self._input_name: features})
-        return Ranking(best_intents(probabilities[0], self._labels, top_k))
+        return Ranking(pick_best_intents(probabilities[0], self._labels, top_k))

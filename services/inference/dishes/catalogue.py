@@ -27,7 +27,7 @@ class Catalogue:
     dishes: Mapping[str, Dish]
     diets: tuple[str, ...]
 
-    def required_diets(self, restrictions: Sequence[str]) -> frozenset[str]:
+    def resolve_diets(self, restrictions: Sequence[str]) -> frozenset[str]:
         """Return the catalogue's names for a caller's restrictions ("Nut-free" is nut_free).
 
         Raises:

@@ -28,7 +28,7 @@ class Recommender:
     def __init__(self, taxonomy: Taxonomy, catalogue: Catalogue) -> None:
         self._taxonomy = taxonomy
         self.catalogue = catalogue
-        self._tag_stems = {
+        self._stems_of_dish = {
             name: frozenset(stem for text in (name, *dish.tags) for stem in stems(text))
             for name, dish in catalogue.dishes.items()
         }
@@ -60,7 +60,7 @@ class Recommender:
                     scores[name] += weight
                     labels_of[name].append(label)
         for name in scores:
-            scores[name] += TAG_WEIGHT * len(words & self._tag_stems[name])
+            scores[name] += TAG_WEIGHT * len(words & self._stems_of_dish[name])
         best = sorted(scores, key=lambda name: (-scores[name], name))[:max_dishes]
         highest = max(scores.values(), default=1.0)
         return [

@@ -41,9 +41,9 @@ class RegistryReader:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, json_format.ParseError):
-            return self._last_in_history()
+            return self._find_last_in_history()
 
-    def _last_in_history(self) -> ChampionAlias | None:
+    def _find_last_in_history(self) -> ChampionAlias | None:
         try:
             lines = (self._folder / HISTORY_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -74,15 +74,15 @@ class RegistryReader:
         folder = self._folder / str(version)
         if version < 1 or not folder.is_dir():
             raise ModelVersionNotFound(version)
-        manifest = self._manifest(folder, version)
-        contents = {listed.path: self._checked(folder, version, listed) for listed in manifest.files}
+        manifest = self._read_manifest(folder, version)
+        contents = {listed.path: self._read_checked(folder, version, listed) for listed in manifest.files}
         needed = [LINEAR_FILE, EXPLANATION_FILE, *([HEAD_FILE] if manifest.HasField("head") else [])]
         for name in needed:
             if name not in contents:
                 raise ModelRejected(version, "manifest", f"it does not list {name}")
         return manifest, contents
 
-    def _manifest(self, folder: Path, version: int) -> Manifest:
+    def _read_manifest(self, folder: Path, version: int) -> Manifest:
         try:
             text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
             manifest = json_format.Parse(text, Manifest(), ignore_unknown_fields=True)
@@ -94,7 +94,7 @@ class RegistryReader:
             )
         return manifest
 
-    def _checked(self, folder: Path, version: int, listed: FileChecksum) -> bytes:
+    def _read_checked(self, folder: Path, version: int, listed: FileChecksum) -> bytes:
         path = listed.path
         if Path(path).name != path:
             raise ModelRejected(version, "manifest", f"{path!r} is not a file of the version's folder")

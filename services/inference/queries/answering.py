@@ -18,7 +18,7 @@ from services.inference.models.holder import ModelHolder
 from services.inference.models.servable import Servable
 from services.inference.queries.experiment import Experiment, ExperimentFollower
 from services.inference.queries.query_log import QueryLog
-from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer, query_record_line
+from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer, render_query_record
 from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
 # Calls whose shadow answers wait to be made; the queries of further calls are logged without one.
@@ -120,7 +120,7 @@ class Answerer:
             self._write(query, ShadowAnswer(experiment_id, arm, shadow.version, best.label, best.confidence, seconds))
 
     def _write(self, query: AnsweredQuery, shadow: ShadowAnswer | None) -> None:
-        self._query_log.add(lambda: query_record_line(query, shadow))
+        self._query_log.add(lambda: render_query_record(query, shadow))
 
 
 async def answer_live(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:

@@ -42,7 +42,7 @@ class ShadowAnswer:
     error: str = ""
 
 
-def query_record_line(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
+def render_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
     """Return the record as JSON without a line end."""
     record = QueryRecord(
         event="query",

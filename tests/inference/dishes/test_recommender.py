@@ -47,18 +47,18 @@ def test_context_shifts_the_ranking() -> None:
 
 @pytest.mark.parametrize("spelling", ["nut_free", "nut-free", "Nut Free", " NUT_FREE "])
 def test_restrictions_are_understood_in_common_spellings(spelling: str) -> None:
-    assert frozenset({"nut_free"}) == CATALOGUE.required_diets([spelling])
+    assert frozenset({"nut_free"}) == CATALOGUE.resolve_diets([spelling])
 
 
 def test_restriction_that_nobody_knows_is_refused_not_ignored() -> None:
     with pytest.raises(InvalidQuery, match=r"use one of .*vegan") as refusal:
-        CATALOGUE.required_diets(["vegan", "paleo"])
+        CATALOGUE.resolve_diets(["vegan", "paleo"])
     assert refusal.value.field == "context.dietary_restrictions[1]"
 
 
 def test_catalogue_without_diets_refuses_every_restriction() -> None:
     with pytest.raises(InvalidQuery, match="knows none"):
-        NO_CATALOGUE.required_diets(["vegan"])
+        NO_CATALOGUE.resolve_diets(["vegan"])
 
 
 def test_unknown_label_still_gets_dishes() -> None:
