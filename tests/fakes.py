@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 from moodfood.inference.v1 import inference_pb2
 
-from services.inference.ranking import Intent, Ranking
+from services.inference.classifiers.ranking import Intent, Ranking
 from services.trainer.graphs.cascade import Answers
 from services.transport.errors import ErrorTable
 from services.transport.serving import build_server

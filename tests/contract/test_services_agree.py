@@ -9,7 +9,7 @@ import pytest
 import services.inference
 import services.trainer
 from services.gateway import schemas
-from services.inference import servicer as inference_servicer
+from services.inference import request_checks
 from services.inference import status as inference_status
 from services.inference.errors import InferenceError
 from services.language import text
@@ -20,7 +20,7 @@ from services.transport.errors import ErrorTable, status_of
 
 def test_limits_are_the_same_everywhere() -> None:
     assert text.MAX_QUERY_CHARS == schemas.MAX_TEXT_CHARS
-    assert inference_servicer.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
+    assert request_checks.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
 
 
 def kinds_of(base: type[Exception]) -> set[type[Exception]]:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.inference.cascade import Stage, StageKind, answer
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.repository import ModelRepository
+from services.inference.classifiers.cascade import Stage, StageKind, answer
+from services.inference.classifiers.keywords import KeywordClassifier
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
 from services.language.encoder import load_encoder
 from services.language.text import normalise
 from services.trainer.dataset.examples import read_examples
@@ -156,7 +156,7 @@ def test_inference_answers_what_the_trainer_measured(trained_models: Path, small
     assert encoder is not None
     scorer, _ = open_version(registry, 1, EmbeddingStore(encoder, tmp_path), judged=False)
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
-    loader = Loader(ModelRepository(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
+    loader = Loader(RegistryReader(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])
     texts = [each.text for each in held_out]
     measured, outcomes = scorer.answers(texts), answer(texts, loader.load(1, 1).stages, 1)

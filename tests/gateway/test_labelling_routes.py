@@ -11,8 +11,8 @@ import pytest
 from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.settings import Settings
+from services.trainer.api.errors import ERROR_TABLE
 from services.trainer.api.labelling import Labelling, LabellingServicer
-from services.trainer.api.status import ERROR_TABLE
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_log import QueryHistory

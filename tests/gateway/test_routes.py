@@ -19,7 +19,7 @@ from services.gateway.settings import Settings
 from services.inference import errors as inference_errors
 from services.inference.status import ERROR_TABLE as INFERENCE_ERRORS
 from services.trainer import errors as trainer_errors
-from services.trainer.api.status import ERROR_TABLE as TRAINER_ERRORS
+from services.trainer.api.errors import ERROR_TABLE as TRAINER_ERRORS
 from services.transport.errors import ErrorTable
 from services.transport.health import add_health
 from services.transport.serving import build_server

@@ -21,14 +21,14 @@ from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.graphs.version import open_version
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.champion import Champion, Change
 from services.trainer.runs.store import RunStore
 from services.trainer.schedule.scheduler import Scheduler
 from tests.conftest import ROOT
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL
 from tests.trainer.runs.faulted_run import STORAGE_FAILED
-from tests.trainer.runs.runners import make_runner
+from tests.trainer.runs.runners import make_runner, passes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -133,9 +133,9 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
     replica = FakeReplica()
     async with running(replica, inference_pb2_grpc.add_InferenceServiceServicer_to_server) as address:
         for write in range(1, 20):
-            champion = Champion(registry, [address])
+            champion = Champion(registry, [address], passes)
             with disk_full_at(write) as count, suppress(StorageFailed):
-                await champion.promote(2, "anna", "")
+                await champion.promote(Change(2, 1, "anna", ""))
             await champion.recover()
             registry.repair()
             alias = registry.alias.read()
