@@ -7,10 +7,9 @@ from pathlib import Path
 import structlog
 import uvloop
 from moodfood.inference.v1 import inference_pb2_grpc
-from pydantic import ValidationError
 
 from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import load_catalogue
+from services.inference.catalogue import Catalogue, load_catalogue
 from services.inference.encoder import Encoder, load_encoder
 from services.inference.errors import BrokenData, EncoderRejected
 from services.inference.keywords import KeywordClassifier
@@ -22,10 +21,12 @@ from services.inference.repository import ModelRepository
 from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
-from services.inference.taxonomy import load_taxonomy
+from services.inference.taxonomy import Taxonomy, load_taxonomy
 from services.inference.trials import Trials
 from services.transport.logs import configure_logs
-from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+from services.transport.serving import bind, build_server, start, until_signal
+from services.transport.settings import address, load_settings
+from services.transport.startup import exit_on_setup_errors
 
 _log = structlog.get_logger()
 
@@ -44,8 +45,9 @@ def usable_encoder(folder: Path) -> Encoder | None:
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
-    taxonomy = load_taxonomy(settings.taxonomy_path)
-    recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
+    taxonomy = load_taxonomy(settings.taxonomy_path) if settings.taxonomy_path else Taxonomy({}, "", {})
+    catalogue = load_catalogue(settings.catalogue_path) if settings.catalogue_path else Catalogue({}, ())
+    recommender = Recommender(taxonomy, catalogue)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     repository = ModelRepository(settings.models_dir, settings.model)
     loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
@@ -62,7 +64,7 @@ async def serve(settings: Settings) -> None:
     query_log.start()
     stop = await start(server, [SERVICE_NAME])
     following = asyncio.gather(holder.follow_alias(), trials.follow())
-    _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
+    _log.info("inference serving", address=address(settings.host, port), version=holder.current.version)
 
     signal_name = await until_signal()
     _log.info("inference stopping", signal=signal_name)
@@ -76,10 +78,10 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Run the service."""
-    settings = Settings()
+    settings = load_settings(Settings)
     configure_logs(settings.log_level)
     uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
-    exit_on_setup_errors(main, BrokenData, ValidationError, ValueError)
+    exit_on_setup_errors(main, BrokenData)

@@ -9,7 +9,6 @@ import structlog
 import uvloop
 from google.longrunning import operations_grpc_pb2
 from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
-from pydantic import ValidationError
 
 from services.trainer import experiment_servicer, scheduler_servicer
 from services.trainer.automation import Automation
@@ -42,7 +41,9 @@ from services.trainer.settings import Settings
 from services.trainer.status import ERROR_TABLE
 from services.trainer.taxonomy import load_taxonomy_labels
 from services.transport.logs import configure_logs
-from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+from services.transport.serving import bind, build_server, start, until_signal
+from services.transport.settings import address, load_settings
+from services.transport.startup import exit_on_setup_errors
 
 SERVICE_NAMES = (
     SERVICE_NAME,
@@ -62,10 +63,10 @@ def plan_for(settings: Settings, run_id: str, snapshot_id: str) -> Plan:
         models_dir=str(settings.models_dir),
         model=settings.model,
         keep_versions=settings.keep_versions,
-        seed_files=tuple(str(path) for path in sorted((examples / "train").glob("*.jsonl"))),
+        seed_files=tuple(str(path) for path in settings.seed_files),
         held_out_file=_if_there(examples / "held_out.jsonl"),
         golden_file=_if_there(examples / "golden.jsonl"),
-        taxonomy_file=str(settings.taxonomy_path),
+        taxonomy_file=str(settings.taxonomy_path or ""),
         feedback_file=str(settings.feedback_path),
         encoder_dir=str(settings.encoder_path),
         suspects_file=str(settings.review_dir / SUSPECTS_FILE),
@@ -119,7 +120,8 @@ async def serve(settings: Settings) -> None:
     )
     history = QueryHistory(settings.query_log_path)
     queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(registry).now)
-    intake = Intake(feedback, history, queue, load_taxonomy_labels(settings.taxonomy_path).names)
+    labels = load_taxonomy_labels(settings.taxonomy_path).names if settings.taxonomy_path else ()
+    intake = Intake(feedback, history, queue, labels)
     erasure = Erasure(feedback, settings.query_log_path, registry.snapshots_folder, history)
     drift = DriftMonitor(settings.drift_dir, registry, history)
     status = RetrainingStatus(registry, feedback, store, settings.retrain_samples, settings.retrain_days, drift)
@@ -144,7 +146,7 @@ async def serve(settings: Settings) -> None:
         _log.error("cannot mend what was found; free the disk and start again", problem=str(error))
     background = asyncio.gather(delete_what_is_too_old(erasure, settings.retention_days), experiments.watch())
     stop = await start(server, SERVICE_NAMES)
-    _log.info("trainer serving", address=f"{settings.host}:{port}")
+    _log.info("trainer serving", address=address(settings.host, port))
     if registry.champion() is None:
         # Another trainer on the store may have begun it.
         with contextlib.suppress(RetrainInProgress):
@@ -167,10 +169,10 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Run the service."""
-    settings = Settings()
+    settings = load_settings(Settings)
     configure_logs(settings.log_level)
     uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
-    exit_on_setup_errors(main, BrokenData, StorageFailed, ValidationError, ValueError)
+    exit_on_setup_errors(main, BrokenData, StorageFailed)
