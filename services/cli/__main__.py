@@ -7,8 +7,9 @@ import typer
 from services.cli import experiment, labels, offline, queries, runs, schedule, versions
 from services.cli.arguments import repeated
 from services.cli.output import FAILED, note
-from services.cli.settings import Settings
-from services.transport.settings import BadSetting, load_settings
+from services.cli.up import up as start_together
+from services.transport.settings import BadSetting
+from services.transport.startup import PortTaken
 
 app = typer.Typer(
     name="moodfood",
@@ -22,9 +23,7 @@ app = typer.Typer(
 @app.command()
 def up() -> None:
     """Start inference, trainer and gateway here and stop them together."""
-    from services.cli.up import start_everything
-
-    raise typer.Exit(start_everything(load_settings(Settings)))
+    raise typer.Exit(start_together())
 
 
 app.command()(versions.status)
@@ -48,7 +47,7 @@ def main() -> None:
     """Run the command line."""
     try:
         app(repeated(sys.argv[1:]))
-    except BadSetting as error:
+    except (BadSetting, PortTaken) as error:
         note(str(error))
         sys.exit(FAILED)
 
