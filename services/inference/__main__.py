@@ -6,12 +6,11 @@ from pathlib import Path
 import structlog
 import uvloop
 from moodfood.inference.v1 import inference_pb2_grpc
-from pydantic import ValidationError
 
 from services.inference.classifiers.cascade import Stage, StageKind
 from services.inference.classifiers.keywords import KeywordClassifier
-from services.inference.classifiers.taxonomy import load_taxonomy
-from services.inference.dishes.catalogue import load_catalogue
+from services.inference.classifiers.taxonomy import NO_TAXONOMY, load_taxonomy
+from services.inference.dishes.catalogue import NO_CATALOGUE, load_catalogue
 from services.inference.dishes.recommender import Recommender
 from services.inference.errors import BrokenData
 from services.inference.models.following import follow
@@ -25,7 +24,9 @@ from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
 from services.language.encoder import Encoder, EncoderDamaged, load_encoder
 from services.transport.logs import configure_logs
-from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+from services.transport.serving import bind, build_server, start, until_signal
+from services.transport.settings import address, load_settings
+from services.transport.startup import exit_on_setup_errors
 
 _log = structlog.get_logger()
 
@@ -44,8 +45,9 @@ def load_usable_encoder(folder: Path) -> Encoder | None:
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
-    taxonomy = load_taxonomy(settings.taxonomy_path)
-    recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
+    taxonomy = load_taxonomy(settings.taxonomy_path) if settings.taxonomy_path else NO_TAXONOMY
+    catalogue = load_catalogue(settings.catalogue_path) if settings.catalogue_path else NO_CATALOGUE
+    recommender = Recommender(taxonomy, catalogue)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     registry = RegistryReader(settings.models_dir, settings.model)
     loader = Loader(registry, keyword_stage, len(taxonomy.entries), load_usable_encoder(settings.encoder_path))
@@ -65,7 +67,7 @@ async def serve(settings: Settings) -> None:
         asyncio.create_task(follow("the champion alias", holder.converge)),
         asyncio.create_task(follow("the experiment", experiments.converge)),
     ]
-    _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
+    _log.info("inference serving", address=address(settings.host, port), version=holder.current.version)
 
     signal_name = await until_signal()
     _log.info("inference stopping", signal=signal_name)
@@ -79,10 +81,10 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Run the service."""
-    settings = Settings()
+    settings = load_settings(Settings)
     configure_logs(settings.log_level)
     uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
-    exit_on_setup_errors(main, BrokenData, ValidationError, ValueError)
+    exit_on_setup_errors(main, BrokenData)

@@ -10,7 +10,6 @@ import structlog
 import uvloop
 from google.longrunning import operations_grpc_pb2
 from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, trainer_pb2, trainer_pb2_grpc
-from pydantic import ValidationError
 
 from services.trainer.api import experiments as experiments_api
 from services.trainer.api import schedules, training
@@ -19,7 +18,7 @@ from services.trainer.api.labelling import Labelling
 from services.trainer.api.operations import OperationsServicer
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
 from services.trainer.api.status import read_status
-from services.trainer.dataset.taxonomy import load_taxonomy_labels
+from services.trainer.dataset.taxonomy import list_known_labels
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
@@ -40,7 +39,9 @@ from services.trainer.schedule.due import DueCheck, DueRules, start_if_due
 from services.trainer.schedule.scheduler import Scheduler
 from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
-from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+from services.transport.serving import bind, build_server, start, until_signal
+from services.transport.settings import address, load_settings
+from services.transport.startup import exit_on_setup_errors
 
 SERVICE_NAMES = (
     training.SERVICE_NAME,
@@ -63,7 +64,7 @@ def make_plan(settings: Settings) -> Plan:
         seed_files=(str(examples / "train"),),
         held_out_file=str(examples / "held_out.jsonl"),
         golden_file=str(examples / "golden.jsonl"),
-        taxonomy_file=str(settings.taxonomy_path),
+        taxonomy_file=str(settings.taxonomy_path or ""),
         feedback_file=str(settings.feedback_path),
         encoder_dir=str(settings.encoder_path),
         suspects_file=str(settings.review_dir / SUSPECTS_FILE),
@@ -114,7 +115,7 @@ class Trainer:
             DueRules(settings.retrain_samples, settings.retrain_days, settings.retrain_on_drift),
         )
         queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(self.registry).now)
-        intake = Intake(feedback, history, queue, load_taxonomy_labels(settings.taxonomy_path).names)
+        intake = Intake(feedback, history, queue, list_known_labels(settings.taxonomy_path, settings.seed_files))
         self.erasure = Erasure(feedback, settings.query_log_path, self.registry.snapshots_folder, history)
         self.experiments = Experiments(self.registry, champion, rehearse_here, history, feedback)
         self.scheduler = Scheduler(settings.schedule_path, self.ask_by_schedule)
@@ -165,7 +166,7 @@ async def serve(settings: Settings) -> None:
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")
     await trainer.recover()
     stop = await start(server, SERVICE_NAMES)
-    _log.info("trainer serving", address=f"{settings.host}:{port}")
+    _log.info("trainer serving", address=address(settings.host, port))
     await trainer.train_first_model()
     background = asyncio.gather(
         delete_what_is_too_old(trainer.erasure, settings.retention_days),
@@ -186,10 +187,10 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Run the service."""
-    settings = Settings()
+    settings = load_settings(Settings)
     configure_logs(settings.log_level)
     uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
-    exit_on_setup_errors(main, BrokenData, StorageFailed, ValidationError, ValueError)
+    exit_on_setup_errors(main, BrokenData, StorageFailed)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import onnxruntime
+import structlog
 from moodfood.registry.v1.manifest_pb2 import Head, Manifest, Probe, Tensor
 
 from services.inference.classifiers.cascade import Stage, StageKind
@@ -18,12 +19,14 @@ from services.inference.models.servable import Servable
 from services.language.encoder import Encoder
 from services.language.names import EXPLANATION_FILE, HEAD_FILE, LABELS_METADATA, LINEAR_FILE
 from services.language.session import open_session
-from services.language.text import NORMALIZER
+from services.language.text import NORMALIZER, UNICODE_VERSION
 
 PROBE_TOLERANCE = 1e-4
 # Processors round an encoder's 8-bit products differently.
 HEAD_PROBE_TOLERANCE = 0.05
 NO_ENCODER = "no encoder is installed"
+
+_log = structlog.get_logger()
 
 
 class Loader:
@@ -111,6 +114,14 @@ def check_manifest(manifest: Manifest) -> None:
     if manifest.normalizer != NORMALIZER:
         raise ModelRejected(
             manifest.version, "normalizer", f"it needs {manifest.normalizer!r}, this service has {NORMALIZER!r}"
+        )
+    if manifest.unicode_version not in {"", UNICODE_VERSION}:
+        # A few rare characters may be normalised otherwise than in training; the probes still have to come out alike.
+        _log.warning(
+            "the version was trained with other Unicode data",
+            version=manifest.version,
+            trained_with=manifest.unicode_version,
+            serving_with=UNICODE_VERSION,
         )
     if len(set(manifest.labels)) != len(manifest.labels) or len(manifest.labels) < 2:
         raise ModelRejected(manifest.version, "labels", "the manifest's labels are fewer than two or repeated")

@@ -2,10 +2,11 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.dataset.examples import TAXONOMY, Example
+from services.trainer.dataset.examples import TAXONOMY, Example, read_examples
 from services.trainer.errors import BrokenData
 
 
@@ -37,3 +38,16 @@ def load_taxonomy_labels(path: Path) -> TaxonomyLabels:
         raise BrokenData(f"the taxonomy {path} names a label twice")
     examples = (Example(text, tuple(dict.fromkeys(labels)), TAXONOMY) for text, labels in labels_of.items())
     return TaxonomyLabels(names, tuple(examples))
+
+
+def list_known_labels(taxonomy: Path | None, seed_files: Sequence[Path]) -> tuple[str, ...]:
+    """Return the labels that feedback may use: those of the taxonomy or, without one, those of the seed examples.
+
+    Raises:
+        BrokenData: a file cannot be read.
+
+    """
+    if taxonomy is not None:
+        return load_taxonomy_labels(taxonomy).names
+    examples, _ = read_examples(seed_files)
+    return tuple(dict.fromkeys(label for example in examples for label in example.labels))

@@ -9,7 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.transport.serving import PortTaken, bind, build_server, start
+from services.transport.serving import LARGE_RESPONSES, MAX_REQUEST_BYTES, bind, build_server, start
+from services.transport.settings import address
+from services.transport.startup import PortTaken, listen
 
 pytestmark = pytest.mark.anyio
 
@@ -66,3 +68,43 @@ async def test_two_servers_never_share_a_port() -> None:
     with pytest.raises(PortTaken, match=f"{port}.*MOODFOOD_X_PORT"):
         bind(second, "127.0.0.1", port, "MOODFOOD_X_PORT")
     await first.stop(None)
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1"])
+async def test_a_server_answers_on_ipv4_and_on_ipv6(host: str) -> None:
+    server = build_server({})
+    port = bind(server, host, 0, "PORT")
+    stop = await start(server, [NAME])
+    async with grpc.aio.insecure_channel(address(host, port)) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+    await stop()
+
+
+def test_a_foreign_host_is_told_apart_from_a_taken_port() -> None:
+    with pytest.raises(PortTaken, match=r"cannot listen on 203\.0\.113\.1:0: Cannot assign requested address"):
+        listen("203.0.113.1", 0, "MOODFOOD_X_PORT")
+
+
+class Repeater(grpc.GenericRpcHandler):
+    """Answers every call with as many bytes as its request says."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        async def repeat(request: bytes, context: Any) -> bytes:
+            return b"x" * int(request)
+
+        return grpc.unary_unary_rpc_method_handler(repeat)
+
+
+async def test_long_answers_reach_a_client_that_takes_them_and_long_requests_are_refused() -> None:
+    server = build_server({})
+    server.add_generic_rpc_handlers((Repeater(),))
+    port = bind(server, "127.0.0.1", 0, "PORT")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=LARGE_RESPONSES) as channel:
+        call: Any = channel.unary_unary("/any/Method")
+        assert len(await call(b"%d" % (2 * MAX_REQUEST_BYTES))) == 2 * MAX_REQUEST_BYTES
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(b"0" * (MAX_REQUEST_BYTES + 1))
+    await server.stop(None)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
