@@ -20,6 +20,10 @@ from services.cli.settings import Settings
 CALL_SECONDS = 1.0
 POLL_SECONDS = 0.2
 
+# What to try first: recommendations need dishes.
+RECOMMEND = ("/enhanced-recommend", '{"text_input": "rainy day, I want something warm and cozy"}')
+CLASSIFY = ("/classify", '{"text": "a text to classify"}')
+
 FAILED = (trainer_pb2.RUN_STATE_FAILED, trainer_pb2.RUN_STATE_REJECTED, trainer_pb2.RUN_STATE_CANCELLED)
 
 
@@ -33,6 +37,7 @@ def announce(settings: Settings, screen: Screen) -> None:
         screen.say(f"serving: {settings.gateway}  ({meanwhile} until the first model is trained)")
         show_training(settings, screen, began)
         screen.end_work()
+    path, body = RECOMMEND if settings.catalogue_path else CLASSIFY
     screen.say(
         f"ready: {settings.gateway}",
         f"  gateway    {settings.gateway}  (API documentation: {settings.gateway}/docs)",
@@ -40,8 +45,7 @@ def announce(settings: Settings, screen: Screen) -> None:
         f"  trainer    {settings.trainer}  (gRPC)",
         f"  model      {settings.model}, version {serving_version(settings)}",
         "try:",
-        f"  curl -s {settings.gateway}/enhanced-recommend -H 'content-type: application/json' "
-        """-d '{"text_input": "rainy day, I want something warm and cozy"}'""",
+        f"  curl -s {settings.gateway}{path} -H 'content-type: application/json' -d '{body}'",
         f"  curl -s -X POST {settings.gateway}/retrain",
         f"  {shlex.quote(str(Path(sys.executable).with_name('moodfood')))} status",
     )

@@ -13,7 +13,7 @@ from services.transport.errors import ErrorInterceptor, ErrorTable
 from services.transport.health import add_health
 from services.transport.settings import address
 from services.transport.startup import PortTaken, listen
-from services.transport.tether import end_with_supervisor
+from services.transport.supervisor import end_with_supervisor
 
 SHUTDOWN_GRACE_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 1000

@@ -165,6 +165,15 @@ def test_without_a_taxonomy_nothing_is_answered_before_the_first_model(stage: St
     assert "(nothing is answered until the first model is trained)" in stage.shown("serving: ")[0]
 
 
+def test_what_to_try_first_suits_the_data(stage: Stage) -> None:
+    (stage.settings.data_dir / "examples").mkdir()
+    stage.inference.version = 1
+    stage.announcing.start()
+    shown = "\n".join(stage.shown("moodfood status"))
+    assert "/classify" in shown
+    assert "/enhanced-recommend" not in shown
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
