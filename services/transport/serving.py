@@ -55,7 +55,7 @@ def bind(server: grpc.aio.Server, host: str, port: int, port_variable: str) -> i
     if bound == 0:
         # gRPC does not say why; the system does.
         listen(host, port, port_variable).close()
-        raise PortTaken(address(host, port), "the port is taken", port_variable)
+        raise PortTaken(f"cannot listen on {address(host, port)}; set {port_variable} to a free port")
     return bound
 
 
