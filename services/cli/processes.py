@@ -18,9 +18,15 @@ LAST_LINES_SECONDS = 1.0
 
 
 class Processes:
-    """Starts processes, prints their lines and ends them together. Make it before anything can send a signal."""
+    """Starts processes, prints their lines and ends them together. Make it before anything can send a signal.
+
+    Attributes:
+        stopping: is set before the first process is told to end.
+
+    """
 
     def __init__(self, screen: Screen, kill_after_seconds: float = KILL_AFTER_SECONDS) -> None:
+        self.stopping = threading.Event()
         self._screen = screen
         self._kill_after_seconds = kill_after_seconds
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -70,6 +76,7 @@ class Processes:
         return [name for name, process in self._processes.items() if process.poll() is not None]
 
     def _end_all(self) -> None:
+        self.stopping.set()
         for process in self._processes.values():
             process.terminate()
         deadline = time.monotonic() + self._kill_after_seconds

@@ -17,7 +17,6 @@ from services.cli.output import harmless
 
 COLOURS = ("cyan", "yellow", "green", "magenta")
 NAME_WIDTH = 9
-MAX_WAITING = 1000
 
 
 class Screen:
@@ -25,7 +24,7 @@ class Screen:
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
         self._console = Console(file=stream, soft_wrap=True, highlight=False)
-        self._waiting: Queue[Callable[[], None]] = Queue(MAX_WAITING)
+        self._waiting: Queue[Callable[[], None]] = Queue()
         self._colours: dict[str, str] = {}
         self._bar: tuple[Progress, TaskID] | None = None
         self._stage = ""

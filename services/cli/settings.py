@@ -3,7 +3,7 @@
 import os
 
 from services.transport.settings import SharedSettings, address
-from services.transport.tether import SUPERVISOR_VARIABLE
+from services.transport.supervisor import SUPERVISOR_VARIABLE
 
 
 class Settings(SharedSettings):

@@ -30,7 +30,7 @@ def up() -> int:
     environment = settings.process_environment()
     for name in SERVICES:
         processes.start(name, [sys.executable, "-m", f"services.{name}"], environment)
-    threading.Thread(target=announce, args=(settings, screen), daemon=True).start()
+    threading.Thread(target=announce, args=(settings, screen, processes.stopping), daemon=True).start()
     return processes.run()
 
 

@@ -11,7 +11,7 @@ from services.gateway.settings import Settings
 from services.transport.logs import configure_logs
 from services.transport.settings import address, load_settings
 from services.transport.startup import exit_on_setup_errors, listen
-from services.transport.tether import end_with_supervisor
+from services.transport.supervisor import end_with_supervisor
 
 GRACE_SECONDS = 3
 

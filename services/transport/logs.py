@@ -1,4 +1,4 @@
-"""One line per event on standard error, the same shape in every service."""
+"""Logs: one line for each event on standard error, in the same form in every service."""
 
 import logging
 import sys

@@ -13,7 +13,7 @@ from services.transport.errors import ErrorInterceptor, ErrorTable
 from services.transport.health import add_health
 from services.transport.settings import address
 from services.transport.startup import PortTaken, listen
-from services.transport.tether import end_with_supervisor
+from services.transport.supervisor import end_with_supervisor
 
 SHUTDOWN_GRACE_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 1000
@@ -55,7 +55,7 @@ def bind(server: grpc.aio.Server, host: str, port: int, port_variable: str) -> i
     if bound == 0:
         # gRPC does not say why; the system does.
         listen(host, port, port_variable).close()
-        raise PortTaken(address(host, port), "the port is taken", port_variable)
+        raise PortTaken(f"cannot listen on {address(host, port)}; set {port_variable} to a free port")
     return bound
 
 

@@ -1,5 +1,6 @@
 """What can go wrong before a process serves, and how it says so: one line on standard error, exit status 1."""
 
+import errno
 import socket
 import sys
 from collections.abc import Callable
@@ -8,10 +9,7 @@ from services.transport.settings import BadSetting, address
 
 
 class PortTaken(Exception):
-    """A process cannot listen where it should."""
-
-    def __init__(self, where: str, problem: str, variable: str) -> None:
-        super().__init__(f"cannot listen on {where}: {problem}; set {variable} to a free port")
+    """A process cannot listen where it should. The text says why and which variable to change."""
 
 
 def listen(host: str, port: int, port_variable: str) -> socket.socket:
@@ -25,14 +23,20 @@ def listen(host: str, port: int, port_variable: str) -> socket.socket:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise PortTaken(address(host, port), error.strerror or str(error), port_variable) from error
+        raise _port_taken(host, port, port_variable, error) from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(target)
     except OSError as error:
         listener.close()
-        raise PortTaken(address(host, port), error.strerror or str(error), port_variable) from error
+        raise _port_taken(host, port, port_variable, error) from error
     return listener
+
+
+def _port_taken(host: str, port: int, port_variable: str, error: OSError) -> PortTaken:
+    port_is_at_fault = error.errno in {errno.EADDRINUSE, errno.EACCES}
+    change = f"{port_variable} to a free port" if port_is_at_fault else "MOODFOOD_HOST to an address of this machine"
+    return PortTaken(f"cannot listen on {address(host, port)}: {error.strerror or error}; set {change}")
 
 
 def exit_on_setup_errors(main: Callable[[], None], *setup_errors: type[Exception]) -> None:

@@ -76,7 +76,10 @@ class Stage:
         )
         self.output = io.StringIO()
         self.screen = Screen(self.output)
-        self.announcing = threading.Thread(target=announce, args=(self.settings, self.screen), daemon=True)
+        self.stopping = threading.Event()
+        self.announcing = threading.Thread(
+            target=announce, args=(self.settings, self.screen, self.stopping), daemon=True
+        )
 
     def shown(self, text: str) -> list[str]:
         """Draw until a text was shown and return all lines up to then."""
@@ -159,10 +162,30 @@ def test_a_run_of_an_earlier_start_is_not_told(stage: Stage) -> None:
     assert "old" not in "".join(stage.shown("first training: train"))
 
 
+def test_a_run_that_ends_because_everything_stops_is_no_failed_training(stage: Stage) -> None:
+    stage.announcing.start()
+    stage.trainer.runs.put(run(pb.RUN_STAGE_UNSPECIFIED))
+    stage.shown("first training: start")
+    stage.stopping.set()
+    stage.trainer.runs.put(run(pb.RUN_STAGE_TRAIN, pb.RUN_STATE_FAILED, reasons=["the trainer stops"]))
+    stage.announcing.join(timeout=20)
+    stage.screen.close()
+    assert stage.output.getvalue().splitlines()[-1] == "first training: start"
+
+
 def test_without_a_taxonomy_nothing_is_answered_before_the_first_model(stage: Stage) -> None:
     (stage.settings.data_dir / "examples").mkdir()
     stage.announcing.start()
     assert "(nothing is answered until the first model is trained)" in stage.shown("serving: ")[0]
+
+
+def test_what_to_try_first_suits_the_data(stage: Stage) -> None:
+    (stage.settings.data_dir / "examples").mkdir()
+    stage.inference.version = 1
+    stage.announcing.start()
+    shown = "\n".join(stage.shown("moodfood status"))
+    assert "/classify" in shown
+    assert "/enhanced-recommend" not in shown
 
 
 class Terminal(io.StringIO):

@@ -137,7 +137,7 @@ class ModelHolder:
     def _remember_error(self) -> Iterator[None]:
         try:
             yield
-        except InferenceError as error:
+        except (InferenceError, OSError) as error:
             self.last_error = str(error)
             raise
         self.last_error = ""

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import shutil
 import threading
 from collections.abc import Sequence
@@ -155,6 +156,17 @@ async def test_reload_that_succeeds_forgets_the_last_error_even_when_the_version
         await subject.reload(99, 0)
     assert (await subject.reload(1, 0)).already_serving
     assert subject.last_error == ""
+
+
+async def test_storage_that_refuses_to_be_read_is_remembered_as_a_failed_reload(tmp_path: Path) -> None:
+    class Refused(Loader):
+        def load(self, version: int, generation: int) -> Servable:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    subject = holder(tmp_path, Refused)
+    with pytest.raises(OSError, match="Stale"):
+        await subject.reload(1, 1)
+    assert (subject.current.version, "Stale file handle" in subject.last_error) == (0, True)
 
 
 async def test_empty_registry_answers_by_keywords_and_has_no_champion_to_reload(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ends this process when the one that supervises it is gone, however that ended: no orphan keeps a port."""
+"""Ends this process when the one that started it is gone, however it ended, so that no orphan keeps a port."""
 
 import os
 import select
@@ -9,13 +9,14 @@ SUPERVISOR_VARIABLE = "MOODFOOD_SUPERVISOR_PID"
 
 
 def end_with_supervisor() -> None:
-    """Send SIGTERM to this process once the process of MOODFOOD_SUPERVISOR_PID is gone; without one do nothing.
+    """Send SIGTERM to this process once the process that MOODFOOD_SUPERVISOR_PID names is gone.
 
-    Needs pidfd (Linux); elsewhere a supervisor that is killed leaves its services running.
+    Does nothing when the variable names no process. Needs pidfd, which Linux has; elsewhere the services of a
+    supervisor that is killed go on running.
     """
     supervisor = os.environ.get(SUPERVISOR_VARIABLE, "")
     if supervisor.isdecimal() and hasattr(os, "pidfd_open"):
-        threading.Thread(target=_wait_and_end, args=(int(supervisor),), name="tether", daemon=True).start()
+        threading.Thread(target=_wait_and_end, args=(int(supervisor),), name="supervisor", daemon=True).start()
 
 
 def _wait_and_end(supervisor: int) -> None:
