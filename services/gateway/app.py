@@ -53,7 +53,7 @@ SWAGGER_FILES = Path(swagger_ui.__file__).parent / "static"
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
-    problems.InvalidBody: problems.answer_invalid_body,
+    refusals.InvalidBody: problems.answer_invalid_body,
     UnicodeDecodeError: problems.answer_undecodable_body,
     RecursionError: problems.answer_nested_body,
     HTTPException: problems.answer_http_error,

@@ -22,7 +22,6 @@ from services.gateway.refusals import InvalidBody, explain
 MEDIA_TYPE = "application/problem+json"
 DETAILS_KEY = "grpc-status-details-bin"
 FIELD_NAMES = "field_names"
-TOO_LARGE_TEXT = "larger than max"
 
 _HTTP_OF = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -94,7 +93,7 @@ def describe(*statuses: int) -> dict[int, ResponseSpec]:
             Problem,
             generate_examples=False,
             description=DESCRIPTIONS[status],
-            media_type=MEDIA_TYPE,  # type: ignore[arg-type]
+            media_type=MEDIA_TYPE,
         )
         for status in (*statuses, *_OF_EVERY_CALL)
     }
@@ -136,11 +135,13 @@ def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
         return answer_unexpected(request, error)
     complaints = error.extra if isinstance(error, ValidationException) and isinstance(error.extra, list) else []
     errors = [FieldProblem(**explain(request.route_handler, complaint)) for complaint in complaints]
-    detail = "; ".join(f"{each.field}: {each.description}" for each in errors) or error.detail
+    detail = _join(errors) or error.detail
     if status == 400:
         return refuse_body(detail, errors)
+    if status == 413:
+        detail = f"the body is larger than {request.route_handler.resolve_request_max_body_size()} bytes"
     names = HTTPStatus(status)
-    return problem_response(Problem(names.phrase, status, detail, names.name, errors=errors), error.headers)
+    return problem_response(Problem(names.phrase, status, detail, names.name), error.headers)
 
 
 def answer_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcError) -> Response[bytes]:
@@ -159,7 +160,7 @@ def answer_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcErr
         Problem(
             title=HTTPStatus(status).phrase if status != 499 else "Client Closed Request",
             status=status,
-            detail="; ".join(f"{found.field}: {found.description}" for found in errors) or detail,
+            detail=_join(errors) or detail,
             reason=reason,
             errors=errors,
             operation=metadata.pop("operation", ""),
@@ -191,6 +192,10 @@ def _details(
         elif detail.Unpack(request):
             violations.extend(request.field_violations)
     return info, violations
+
+
+def _join(errors: list[FieldProblem]) -> str:
+    return "; ".join(f"{error.field}: {error.description}" for error in errors)
 
 
 def _rename(field: str, names: Mapping[str, str]) -> str:

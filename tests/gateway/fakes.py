@@ -30,7 +30,7 @@ from services.transport.serving import build_server
 AWAY = "127.0.0.1:1"
 NOON = 1_755_691_200  # 2025-08-20, 12:00 UTC
 
-Change = Callable[[Message], None]
+Change = Callable[[Any], None]
 _RESPONSES = {
     method.name: getattr(module, method.output_type.name)
     for module in (inference_pb2, trainer_pb2, experiments_pb2, scheduler_pb2)
@@ -73,6 +73,17 @@ def _value(field: FieldDescriptor) -> Any:
         FieldDescriptor.CPPTYPE_BOOL: True,
         FieldDescriptor.CPPTYPE_DOUBLE: field.number / 16,
     }.get(field.cpp_type, field.number)
+
+
+def give(*messages: Message) -> Change:
+    """Return a change that makes an answer one of these messages, by its type."""
+    by_type = {type(message): message for message in messages}
+
+    def change(message: Message) -> None:
+        if type(message) in by_type:
+            message.CopyFrom(by_type[type(message)])
+
+    return change
 
 
 class Answering:

@@ -4,18 +4,46 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
 from google.protobuf.message import Message
 from moodfood.inference.v1 import inference_pb2
+from moodfood.registry.v1 import manifest_pb2
+from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
+from msgspec import Struct
 
-from tests.gateway.calls import CALLS, Call
+from services.gateway.routes import evaluation, experiments, labels, queries, runs, schedule, serving, versions
+from services.gateway.routes.fields import read, to_json
+from tests.gateway.calls import CALLS
 from tests.gateway.fakes import Answering, Change, fill, gateway
 
 pytestmark = pytest.mark.anyio
 
-# Recorded before the answers had types. A key is the route and how the messages were filled.
+# Recorded before the answers had types: by how the messages were filled, then by route.
 GOLDEN = json.loads((Path(__file__).parent / "golden_answers.json").read_text())
 VARYING = ("timestamp", "processing_time")
+PAIRS = (
+    (trainer_pb2.TrainingRun, runs.TrainingRun, {"operation": "operations/1"}),
+    (trainer_pb2.DriftStatus, runs.DriftStatus, {}),
+    (trainer_pb2.GetEvaluationResponse, evaluation.VersionEvaluation, {}),
+    (trainer_pb2.ModelVersion, versions.ModelVersion, {}),
+    (manifest_pb2.ChampionAlias, versions.Champion, {}),
+    (manifest_pb2.HistoryEntry, versions.HistoryEntry, {}),
+    (trainer_pb2.PromoteModelResponse, versions.ChangeAnswer, {"status": "deployed"}),
+    (trainer_pb2.RollbackModelResponse, versions.ChangeAnswer, {"status": "rolled_back"}),
+    (manifest_pb2.Experiment, experiments.Experiment, {}),
+    (scheduler_pb2.Schedule, schedule.Schedule, {}),
+    (trainer_pb2.ReviewItem, labels.ReviewItem, {}),
+    (trainer_pb2.ImportError, labels.BadLine, {}),
+    (trainer_pb2.DeleteUserDataResponse, labels.DeletionAnswer, {"status": "deleted"}),
+    (inference_pb2.Recommendation, queries.Dish, {}),
+    (
+        inference_pb2.GetModelStatusResponse,
+        serving.ModelStatus,
+        {"ml_classifier_loaded": True, "ml_labels_count": 1, "transformer_loaded": False},
+    ),
+)
 
 
 def leave_empty(message: Message) -> None:
@@ -29,9 +57,14 @@ def leave_empty(message: Message) -> None:
 FILLINGS: dict[str, Change] = {"full": fill, "empty": leave_empty}
 
 
-async def answer_of(call: Call, filling: str) -> dict[str, Any]:
+@pytest.mark.parametrize("filling", FILLINGS)
+async def test_answers_are_what_callers_have_always_got(filling: str) -> None:
     async with gateway(Answering(FILLINGS[filling]), Answering(FILLINGS[filling])) as client:
-        response = await client.request(**call.arguments)
+        answers = {call.name: show(await client.request(**call.arguments)) for call in CALLS}
+    assert GOLDEN[filling] == answers
+
+
+def show(response: httpx.Response) -> dict[str, Any]:
     is_json = response.headers["content-type"] == "application/json"
     body = response.json(object_hook=without_times) if is_json else response.text
     return {"status": response.status_code, "body": body}
@@ -41,7 +74,8 @@ def without_times(shown: dict[str, Any]) -> dict[str, Any]:
     return {name: "<varies>" if name in VARYING else value for name, value in shown.items()}
 
 
-@pytest.mark.parametrize("filling", FILLINGS)
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-async def test_answer_is_what_callers_have_always_got(call: Call, filling: str) -> None:
-    assert GOLDEN[f"{call.name}, {filling}"] == await answer_of(call, filling)
+@pytest.mark.parametrize(("message", "answer", "more"), PAIRS, ids=lambda value: getattr(value, "__name__", ""))
+def test_no_field_of_a_message_is_lost(message: type[Message], answer: type[Struct], more: dict[str, Any]) -> None:
+    filled = message()
+    fill(filled)
+    assert {**to_json(filled), **more} == msgspec.to_builtins(read(filled, answer, **more))

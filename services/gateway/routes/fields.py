@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from litestar.params import QueryParameter
@@ -77,8 +76,8 @@ def to_json(message: Message) -> dict[str, Any]:
     return shown
 
 
-def _shorten_enums(shown: dict[str, Any], kind: Descriptor) -> None:
-    for field in kind.fields:
+def _shorten_enums(shown: dict[str, Any], descriptor: Any) -> None:
+    for field in descriptor.fields:
         value = shown.get(field.name)
         if field.enum_type and value is not None:
             names = field.enum_type
@@ -91,7 +90,7 @@ def _shorten_enums(shown: dict[str, Any], kind: Descriptor) -> None:
                     _shorten_enums(inner, field.message_type)
 
 
-def short_name(name: str | int, kind: EnumDescriptor) -> str:
+def short_name(name: str | int, descriptor: Any) -> str:
     """Return the lower-case name of a value without its enum's prefix; a number that has no name is "unspecified"."""
-    prefix = kind.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    prefix = descriptor.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return name.removeprefix(prefix).lower() if isinstance(name, str) else "unspecified"

@@ -15,7 +15,8 @@ from moodfood.trainer.v1 import trainer_pb2
 from msgspec import Meta, Struct
 
 from services.gateway.peers import Peers
-from services.gateway.problems import InvalidBody, describe
+from services.gateway.problems import describe
+from services.gateway.refusals import InvalidBody
 from services.gateway.routes.fields import Body, Label, Text, read
 
 TAG = "Label"
@@ -207,8 +208,12 @@ async def _send_file(
     "/examples/export",
     tags=[TAG],
     summary="Download every example that people gave",
-    media_type=_MEDIA_TYPES["jsonl"],
-    responses=describe(400),
+    responses={
+        200: ResponseSpec(
+            str, generate_examples=False, description="The file.", media_type="application/x-ndjson or text/csv"
+        ),
+        **describe(400),
+    },
 )
 async def export_examples(peers: NamedDependency[Peers], file_format: FileFormat = "jsonl") -> Stream:
     """Return feedback, imports and reviews, oldest first, as a file that the import accepts."""

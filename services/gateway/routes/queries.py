@@ -11,7 +11,8 @@ from moodfood.inference.v1 import inference_pb2
 from msgspec import Meta, Struct
 
 from services.gateway.peers import Peers
-from services.gateway.problems import FIELD_NAMES, InvalidBody, describe
+from services.gateway.problems import FIELD_NAMES, describe
+from services.gateway.refusals import InvalidBody
 from services.gateway.routes.fields import Body, Text
 
 TAG = "Ask"

@@ -9,7 +9,8 @@ from moodfood.trainer.v1 import scheduler_pb2
 from msgspec import Meta, Struct
 
 from services.gateway.peers import Peers
-from services.gateway.problems import InvalidBody, describe
+from services.gateway.problems import describe
+from services.gateway.refusals import InvalidBody
 from services.gateway.routes.fields import Body, Moment, moment, read
 
 TAG = "Schedule"
