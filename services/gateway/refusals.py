@@ -38,6 +38,8 @@ def refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], ha
         InvalidBody: the route has no such parameter.
 
     """
+    if not connection.query_params:
+        return
     known = [
         name
         for name, parameter in handler.parsed_fn_signature.parameters.items()

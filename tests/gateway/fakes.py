@@ -61,7 +61,7 @@ def _fill_message(message: Any, number: int) -> None:
         fill(message)
 
 
-def _value(field: FieldDescriptor) -> Any:
+def _value(field: Any) -> Any:
     if field.enum_type:
         return field.enum_type.values[-1].number
     if field.name == "margin":

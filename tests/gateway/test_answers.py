@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 # Recorded before the answers had types: by how the messages were filled, then by route.
 GOLDEN = json.loads((Path(__file__).parent / "golden_answers.json").read_text())
 VARYING = ("timestamp", "processing_time")
-PAIRS = (
+PAIRS: tuple[tuple[Any, type[Struct], dict[str, Any]], ...] = (
     (trainer_pb2.TrainingRun, runs.TrainingRun, {"operation": "operations/1"}),
     (trainer_pb2.DriftStatus, runs.DriftStatus, {}),
     (trainer_pb2.GetEvaluationResponse, evaluation.VersionEvaluation, {}),

@@ -66,6 +66,17 @@ async def test_every_answer_has_named_fields() -> None:
     assert [answer for answer in answers if "$ref" not in answer] == []
 
 
+async def test_body_that_may_be_missing_is_not_required() -> None:
+    operations = [item["post"] for item in (await schema())["paths"].values() if "post" in item]
+    optional = [o["summary"] for o in operations if not o.get("requestBody", {"required": True})["required"]]
+    assert optional == ["Retrain in the background", "Bring the former champion back", "End the experiment"]
+
+
+async def test_file_of_an_import_is_described() -> None:
+    body = (await schema())["paths"]["/examples/import"]["post"]["requestBody"]
+    assert list(body["content"]) == ["application/x-ndjson", "text/csv"]
+
+
 async def test_route_is_explained_by_its_docstring() -> None:
     described = (await schema())["paths"]["/retrain"]["post"]["description"]
     assert described.startswith("Start a training run and answer at once.")

@@ -7,7 +7,9 @@ from tests.gateway.fakes import Answering, gateway, give
 
 pytestmark = pytest.mark.anyio
 
-LOADED = give(inference_pb2.GetModelStatusResponse(model="m", version=3, label_count=138, stages=[1]))
+LOADED = give(
+    inference_pb2.GetModelStatusResponse(model="m", version=3, label_count=138, stages=[inference_pb2.STAGE_LINEAR])
+)
 
 
 async def test_health_answers_with_the_same_fields_in_every_state() -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from services.gateway.peers import Peers
 from services.gateway.problems import describe
 from services.gateway.routes.evaluation import Decision
-from services.gateway.routes.fields import Body, By, Instant, Number, Reason, VersionNumber, read
+from services.gateway.routes.fields import Body, By, Instant, Number, OptionalBody, Reason, VersionNumber, read
 
 TAG = "Experiment"
 
@@ -128,6 +128,7 @@ class StopExperimentAnswer(Struct):
     status_code=200,
     tags=[TAG],
     summary="End the experiment",
+    operation_class=OptionalBody,
     responses=describe(400, 404, 409, 413),
 )
 async def stop_experiment(

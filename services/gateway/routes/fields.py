@@ -1,5 +1,6 @@
 """What several routes share: types of fields, times, and the reading of proto messages into answers."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -7,6 +8,7 @@ import msgspec
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from litestar.openapi.spec import Operation, RequestBody
 from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
@@ -33,6 +35,16 @@ Instant = Annotated[str, Meta(description="Time in UTC, RFC 3339", examples=["20
 Number = float | Literal["Infinity", "-Infinity", "NaN"]
 
 Answer = TypeVar("Answer", bound=Struct)
+
+
+@dataclass
+class OptionalBody(Operation):
+    """Describes a route whose body may be missing; Litestar describes every body as required."""
+
+    def __post_init__(self) -> None:
+        """Correct the description."""
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.required = False
 
 
 class Body(Struct, forbid_unknown_fields=True):

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from moodfood.trainer.v1 import trainer_pb2
@@ -159,9 +161,20 @@ class ImportAnswer(Struct):
     errors: Annotated[list[BadLine], Meta(description="The first 100 bad lines")]
 
 
+@dataclass
+class FileBody(Operation):
+    """Describes the body of the import, which the route reads as a stream."""
+
+    def __post_init__(self) -> None:
+        """Add the description."""
+        file = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+        self.request_body = RequestBody({"application/x-ndjson": file, "text/csv": file}, required=True)
+
+
 @post(
     "/examples/import",
     status_code=200,
+    operation_class=FileBody,
     tags=[TAG],
     summary="Store a file of labelled examples",
     request_max_body_size=MAX_IMPORT_BYTES,
@@ -210,7 +223,10 @@ async def _send_file(
     summary="Download every example that people gave",
     responses={
         200: ResponseSpec(
-            str, generate_examples=False, description="The file.", media_type="application/x-ndjson or text/csv"
+            str,
+            generate_examples=False,
+            description="The file; as CSV its type is text/csv.",
+            media_type="application/x-ndjson",
         ),
         **describe(400),
     },

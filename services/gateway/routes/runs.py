@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from services.gateway.peers import Peers
 from services.gateway.problems import describe
 from services.gateway.routes.evaluation import Decision, Evaluation
-from services.gateway.routes.fields import Body, Instant, Limit, Moment, Number, moment, now, read
+from services.gateway.routes.fields import Body, Instant, Limit, Moment, Number, OptionalBody, moment, now, read
 from services.gateway.routes.serving import ClassifierState, translate_state
 from services.gateway.routes.versions import ReplicaOutcome
 
@@ -62,6 +62,7 @@ class RetrainAnswer(Struct):
     status_code=200,
     tags=[TAG],
     summary="Retrain in the background",
+    operation_class=OptionalBody,
     responses=describe(400, 404, 409, 413),
 )
 async def retrain(peers: NamedDependency[Peers], data: JSONBody[RetrainBody | None] = None) -> RetrainAnswer:

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from services.gateway.peers import Peers
 from services.gateway.problems import describe
 from services.gateway.routes.evaluation import TAG, Rule
-from services.gateway.routes.fields import Body, By, Instant, Limit, Number, Reason, VersionNumber, read
+from services.gateway.routes.fields import Body, By, Instant, Limit, Number, OptionalBody, Reason, VersionNumber, read
 
 VersionState = Literal["unspecified", "champion", "ready", "refused"]
 HistoryAction = Literal["unspecified", "promoted", "rolled_back", "refused", "reasserted"]
@@ -143,6 +143,7 @@ async def deploy(data: JSONBody[DeployBody], peers: NamedDependency[Peers]) -> C
     status_code=200,
     tags=[TAG],
     summary="Bring the former champion back",
+    operation_class=OptionalBody,
     responses=describe(400, 404, 409, 413),
 )
 async def roll_back(peers: NamedDependency[Peers], data: JSONBody[RollbackBody | None] = None) -> ChangeAnswer:
