@@ -89,12 +89,7 @@ class Problem(Struct, omit_defaults=True):
 def describe(*statuses: int) -> dict[int, ResponseSpec]:
     """Return the problems that a route can give, for the API page: these statuses and those of every call."""
     return {
-        status: ResponseSpec(
-            Problem,
-            generate_examples=False,
-            description=DESCRIPTIONS[status],
-            media_type=MEDIA_TYPE,
-        )
+        status: ResponseSpec(Problem, generate_examples=False, description=DESCRIPTIONS[status], media_type=MEDIA_TYPE)
         for status in (*statuses, *_OF_EVERY_CALL)
     }
 

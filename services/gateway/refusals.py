@@ -17,6 +17,7 @@ from litestar.params import ParameterKwarg
 from msgspec.inspect import LiteralType, StructType, Type, UnionType
 
 BODY = "data"  # Litestar's name of a handler's body
+MAX_NAME_CHARS = 80  # of a wrong name that is compared with the known ones and shown
 
 _WRONG_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.+)`")
 _WRONG_VALUE = "Invalid enum value"
@@ -48,7 +49,8 @@ def refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], ha
     ]
     for name in connection.query_params:
         if name not in known:
-            raise InvalidBody(name, _advise(name, "", {"": known}, "query parameters"))
+            shown = name[:MAX_NAME_CHARS]
+            raise InvalidBody(shown, _advise(shown, "", {"": known}, "query parameters"))
 
 
 def explain(handler: BaseRouteHandler, complaint: Mapping[str, Any]) -> dict[str, str]:
@@ -56,17 +58,19 @@ def explain(handler: BaseRouteHandler, complaint: Mapping[str, Any]) -> dict[str
     place, message = str(complaint.get("key", "")), str(complaint.get("message", ""))
     in_body = complaint.get("source") == "body"
     place = "" if in_body and place == BODY else place
-    kind = _type_of(handler, BODY if in_body else place.partition(".")[0])
     wrong_field = _WRONG_FIELD.match(message)
     if wrong_field and in_body:
-        name = wrong_field[2]
+        name = wrong_field[2][:MAX_NAME_CHARS]
         missing = wrong_field[1] == "missing required"
+        objects = find_objects(_type_of(handler, BODY))
         return {
             "field": f"{place}.{name}" if place else name,
-            "description": "is missing" if missing else _advise(name, place, find_objects(kind), "fields"),
+            "description": "is missing" if missing else _advise(name, place, objects, "fields"),
         }
     if message.startswith(_WRONG_VALUE):
-        allowed = _allowed_values(kind, place if in_body else "")
+        allowed = (
+            _allowed_values(_type_of(handler, BODY), place) if in_body else _allowed_values(_type_of(handler, place))
+        )
         return {"field": place, "description": f"use one of {', '.join(filter(None, allowed))}"}
     return {"field": place or BODY, "description": message}
 
@@ -111,7 +115,7 @@ def _type_of(handler: BaseRouteHandler, parameter: str) -> Type:
     return msgspec.inspect.type_info(handler.parsed_fn_signature.parameters[parameter].annotation)
 
 
-def _allowed_values(kind: Type, place: str) -> list[str]:
+def _allowed_values(kind: Type, place: str = "") -> list[str]:
     for name in filter(None, place.split(".")):
         kind = next(field.type for struct in _structs(kind) for field in struct.fields if field.encode_name == name)
     return [str(value) for literal in _members(kind) if isinstance(literal, LiteralType) for value in literal.values]

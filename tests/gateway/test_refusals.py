@@ -90,6 +90,12 @@ async def test_query_parameter_that_is_not_known_is_refused() -> None:
             assert (response.status_code, response.json()["errors"][0]["field"]) == (400, "nonsense"), call.name
 
 
+async def test_very_long_name_of_a_field_is_cut() -> None:
+    async with gateway(Answering()) as client:
+        problem = (await client.post("/classify", json={"text": "soup", "x" * 500_000: 1})).json()
+    assert problem["errors"][0]["field"] == "x" * 80
+
+
 async def test_misspelt_query_parameter_is_named_with_the_right_one() -> None:
     async with gateway(trainer=Answering()) as client:
         response = await client.get("/retrain/runs", params={"limits": "5"})
