@@ -28,7 +28,7 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.errors import VersionRefused
 from services.trainer.registry.registry import ModelRegistry
-from services.transport.tether import SUPERVISOR_VARIABLE
+from services.transport.supervisor import SUPERVISOR_VARIABLE
 
 START_SECONDS = 30.0
 LOAD_SECONDS = 15.0

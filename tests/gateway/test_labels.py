@@ -10,6 +10,7 @@ import pytest
 
 from services.gateway.app import build_app
 from services.gateway.peers import connect
+from services.gateway.routes.labels import MAX_IMPORT_BYTES, PIECE_BYTES
 from services.gateway.settings import Settings
 from services.trainer.api.errors import ERROR_TABLE
 from services.trainer.api.labelling import Labelling, LabellingServicer
@@ -19,6 +20,7 @@ from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from tests.fakes import running
+from tests.gateway.fakes import Answering, gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -96,3 +98,24 @@ async def test_person_is_forgotten_over_rest(client: httpx.AsyncClient) -> None:
     answer = (await client.delete("/users/anna/data")).json()
     assert answer == {"status": "deleted", "feedback": 1, "queries": 1, "snapshots": 0}
     assert (await client.get("/examples/export")).text == ""
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_file_over_the_limit_is_a_413_and_nothing_is_stored(announced: bool) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * PIECE_BYTES
+
+    headers = {"content-length": str(MAX_IMPORT_BYTES + 1)} if announced else {}
+    trainer = Answering()
+    async with gateway(trainer=trainer) as client:
+        answer = await client.post("/examples/import", content=endless(), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+    assert answer.json()["detail"] == "the body is larger than 67108864 bytes"
+    assert trainer.requests == []
+
+
+async def test_export_while_the_trainer_is_away_is_a_503() -> None:
+    async with gateway() as client:
+        answer = await client.get("/examples/export")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
