@@ -18,7 +18,7 @@ import numpy as np
 
 from services.language.text import normalise
 from services.trainer.dataset.examples import Example, read_examples
-from services.trainer.dataset.snapshot import is_picked
+from services.trainer.dataset.snapshot import is_in_holdout
 from services.trainer.evaluation.comparison import Judgement
 from services.trainer.evaluation.gate import Decision, decide
 from services.trainer.evaluation.metrics import Evaluation, best_labels, evaluation_of
@@ -54,7 +54,7 @@ def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
     labels = tuple(sorted({label for each in everything for label in each.labels}))
     belongs = np.array([[label in each.labels for label in labels] for each in everything])
     first_test = sum(bool(each.labels) for each in learned)
-    picked = np.array([is_picked(each.text) for each in everything])
+    picked = np.array([is_in_holdout(each.text) for each in everything])
     is_test = np.arange(len(everything)) >= first_test
     return Data(
         everything,

@@ -30,4 +30,4 @@ class LearnedWords:
             snapshot = read_snapshot(self._registry.manifest(version).snapshot.id, self._registry.snapshots_folder)
         except (ModelVersionNotFound, SnapshotNotFound):
             return frozenset()
-        return frozenset(word for each in snapshot.learned for word in content_words(normalise(each.text)))
+        return frozenset(word for each in snapshot.fitted_examples for word in content_words(normalise(each.text)))

@@ -52,7 +52,7 @@ def repeated(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
             earlier = plan.registry.manifest(version).snapshot
             if earlier.id == snapshot.id:
                 return snapshot, earlier
-    from_people = sum(example.source in FROM_PEOPLE for example in snapshot.learned)
+    from_people = sum(example.source in FROM_PEOPLE for example in snapshot.fitted_examples)
     return snapshot, _summary(snapshot, {}, from_people, datetime.now(UTC))
 
 
@@ -125,8 +125,8 @@ def _usable(examples: Sequence[Example], labels: tuple[str, ...] | None) -> list
 def _summary(snapshot: DatasetSnapshot, dropped: Mapping[str, int], feedback_records: int, at: datetime) -> pb.Snapshot:
     summary = pb.Snapshot(
         id=snapshot.id,
-        train_examples=len(snapshot.learned),
-        held_out_examples=len(snapshot.held_out),
+        train_examples=len(snapshot.fitted_examples),
+        held_out_examples=len(snapshot.evaluation_examples),
         feedback_records=feedback_records,
         dropped=dropped,
     )

@@ -95,14 +95,14 @@ def retrain(plan: Plan, report: Report) -> Result:
 def _train(
     snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
 ) -> tuple[_Candidate, _Candidate, Choices]:
-    if not snapshot.train or not snapshot.held_out:
+    if not snapshot.train or not snapshot.evaluation_examples:
         raise StageFailed(
-            f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
+            f"{len(snapshot.train)} examples to fit and {len(snapshot.evaluation_examples)} to evaluate; both need at least one"
         )
     report(RunStage.TRAIN, 0.0)
     models = fit(
-        snapshot.learned,
-        snapshot.judging,
+        snapshot.fitted_examples,
+        snapshot.holdout_mask,
         embeddings,
         counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
@@ -111,7 +111,7 @@ def _train(
     served = judged if models.served is models.judged else _candidate(models.served, embeddings)
     report(RunStage.PARITY, 0.0)
     for model, candidate in ((models.judged, judged), (models.served, served)):
-        _check_parity(model, candidate.scorer, [example.text for example in snapshot.held_out], embeddings)
+        _check_parity(model, candidate.scorer, [example.text for example in snapshot.evaluation_examples], embeddings)
     return judged, served, models.served.choices
 
 
@@ -138,10 +138,10 @@ def _evaluate_challenger(
     served = replace(served, scorer=served.scorer.with_thresholds(thresholds))
     judged = replace(judged, scorer=judged.scorer.with_thresholds(thresholds))
     evaluation = with_golden(
-        evaluate(judged.scorer, snapshot.held_out, served.graphs.size_bytes), served.scorer, golden
+        evaluate(judged.scorer, snapshot.evaluation_examples, served.graphs.size_bytes), served.scorer, golden
     )
-    withheld = snapshot.withheld_feedback
-    probe_texts = (golden_texts or [example.text for example in snapshot.held_out])[:MAX_PROBES]
+    withheld = snapshot.feedback_holdout
+    probe_texts = (golden_texts or [example.text for example in snapshot.evaluation_examples])[:MAX_PROBES]
     probabilities, scores = served.scorer.linear(probe_texts)
     return _Challenger(
         judged=judged,
@@ -156,7 +156,7 @@ def _evaluate_challenger(
         head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.head(probe_texts, scores))
         if served.scorer.has_head
         else (),
-        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.held_out)]),
+        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.evaluation_examples)]),
     )
 
 
@@ -187,7 +187,7 @@ def _evaluate_champion(
         raise StageFailed(
             f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
         ) from error
-    return alias.version, with_golden(evaluate(scorer, snapshot.held_out, size), scorer, golden)
+    return alias.version, with_golden(evaluate(scorer, snapshot.evaluation_examples, size), scorer, golden)
 
 
 def _files(
