@@ -35,7 +35,8 @@ from benchmarks.published import PUBLISHED
 from services.language.encoder import Encoder, load_encoder
 from services.language.session import open_session
 from services.language.text import normalise
-from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.evaluation.metrics import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
 from services.trainer.fitting.calibration import Thresholds, margins
 from services.trainer.fitting.ngrams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN

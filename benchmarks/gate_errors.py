@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from services.language.text import normalise
-from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import is_in_holdout
 from services.trainer.evaluation.comparison import Judgement
 from services.trainer.evaluation.gate import Decision, decide

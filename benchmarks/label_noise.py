@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.trainer.dataset.examples import Example, read_examples
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import split
 from services.trainer.evaluation.metrics import accuracy
 from services.trainer.fitting.fit import fit

@@ -10,7 +10,7 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import note, progress_bar
-from services.trainer.dataset.examples import read_examples
+from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData, NoChampion
 from services.trainer.evaluation.gate import Rule
 from services.trainer.evaluation.metrics import Evaluation, evaluate

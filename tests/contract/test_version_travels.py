@@ -18,7 +18,7 @@ from services.inference.loader import Loader
 from services.inference.repository import ModelRepository
 from services.language.encoder import load_encoder
 from services.language.text import normalise
-from services.trainer.dataset.examples import read_examples
+from services.trainer.dataset.files import read_examples
 from services.trainer.fitting.fit import FittedModel, fit
 from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.graphs.embeddings import EmbeddingStore

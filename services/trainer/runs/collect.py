@@ -9,7 +9,8 @@ from pathlib import Path
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.dataset.cleaning import clean
-from services.trainer.dataset.examples import FEEDBACK, FROM_PEOPLE, Example, read_examples
+from services.trainer.dataset.examples import FEEDBACK, FROM_PEOPLE, Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import DatasetSnapshot, read_snapshot, split, write_snapshot
 from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.errors import ModelVersionNotFound

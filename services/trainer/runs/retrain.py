@@ -96,9 +96,8 @@ def _train(
     snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
 ) -> tuple[_Candidate, _Candidate, Choices]:
     if not snapshot.train or not snapshot.evaluation_examples:
-        raise StageFailed(
-            f"{len(snapshot.train)} examples to fit and {len(snapshot.evaluation_examples)} to evaluate; both need at least one"
-        )
+        to_fit, to_evaluate = len(snapshot.train), len(snapshot.evaluation_examples)
+        raise StageFailed(f"{to_fit} examples to fit and {to_evaluate} to evaluate; both need at least one")
     report(RunStage.TRAIN, 0.0)
     models = fit(
         snapshot.fitted_examples,
