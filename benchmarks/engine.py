@@ -38,8 +38,8 @@ from services.language.text import normalise
 from services.trainer.dataset.examples import Example
 from services.trainer.dataset.files import read_examples
 from services.trainer.evaluation.metrics import CONFIDENCE_BINS, Evaluation, best_labels, evaluate, shares_right
-from services.trainer.fitting.calibration import Thresholds, margins
 from services.trainer.fitting.ngrams import CHARACTER_GRAMS, WORD_GRAMS, WORD_PATTERN
+from services.trainer.fitting.thresholds import Thresholds, margins
 from services.trainer.graphs.cascade import CascadeScorer
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.version import LINEAR_FILE, open_version

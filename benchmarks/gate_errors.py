@@ -41,7 +41,7 @@ class Data:
     examples: Sequence[Example]
     labels: tuple[str, ...]
     counts: GramCounts
-    belongs: np.ndarray
+    label_matrix: np.ndarray
     fitted: np.ndarray
     held_out: np.ndarray
     test: np.ndarray
@@ -53,7 +53,7 @@ def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
     tested, _ = read_examples(test)
     everything = [each for each in (*learned, *tested) if each.labels]
     labels = tuple(sorted({label for each in everything for label in each.labels}))
-    belongs = np.array([[label in each.labels for label in labels] for each in everything])
+    label_matrix = np.array([[label in each.labels for label in labels] for each in everything])
     first_test = sum(bool(each.labels) for each in learned)
     picked = np.array([is_in_holdout(each.text) for each in everything])
     is_test = np.arange(len(everything)) >= first_test
@@ -61,7 +61,7 @@ def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
         everything,
         labels,
         count_grams([normalise(each.text) for each in everything]),
-        belongs,
+        label_matrix,
         np.flatnonzero(~picked & ~is_test),
         np.flatnonzero(picked & ~is_test),
         np.flatnonzero(is_test),
@@ -71,13 +71,13 @@ def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
 def fit(data: Data, share: float, chance: np.random.Generator) -> LinearClassifier:
     """Fit to a random share of what may be fitted to."""
     rows = np.sort(chance.choice(data.fitted, round(share * len(data.fitted)), replace=False))
-    return LinearClassifier(1.0).fit_counts(data.counts.of(rows), data.belongs[rows])
+    return LinearClassifier(1.0).fit_counts(data.counts.of(rows), data.label_matrix[rows])
 
 
 def accuracy(data: Data, model: LinearClassifier, rows: np.ndarray) -> float:
     """Return the share of rows answered rightly."""
     answers = model.scores_of(data.counts.of(rows)).argmax(axis=1)
-    return float(data.belongs[rows, answers].mean())
+    return float(data.label_matrix[rows, answers].mean())
 
 
 def evaluation(data: Data, model: LinearClassifier) -> Evaluation:

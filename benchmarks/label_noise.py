@@ -41,7 +41,7 @@ def inject(examples: Sequence[Example], share: float, seed: int) -> tuple[list[E
 def test_accuracy(examples: Sequence[Example], test: Sequence[Example], embeddings: EmbeddingStore | None) -> float:
     """Train the way a run does and return the accuracy of what would serve."""
     snapshot = split(examples, [])
-    model = fit(snapshot.fitted_examples, snapshot.holdout_mask, embeddings).served
+    model = fit(snapshot.fitted_examples, snapshot.holdout_mask, embeddings).serving
     return accuracy(CascadeScorer(export_graphs(model), model.labels, model.thresholds, embeddings), test)
 
 

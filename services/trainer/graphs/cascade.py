@@ -11,7 +11,7 @@ import numpy as np
 
 from services.language.session import open_session
 from services.language.text import normalise
-from services.trainer.fitting.calibration import Thresholds
+from services.trainer.fitting.thresholds import Thresholds
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import HEAD_INPUT_NAME, INPUT_NAME, OUTPUT_NAME, SCORES_NAME, Graphs
 
@@ -98,7 +98,7 @@ class CascadeScorer:
         if self._head is None:
             confident = probabilities.max(axis=1, initial=0.0) >= self.thresholds.alone
             return Answers(probabilities, np.zeros(len(texts), dtype=bool), confident)
-        escalated = self.thresholds.escalated(scores)
+        escalated = self.thresholds.escalates(scores)
         rows = np.flatnonzero(escalated).tolist()
         probabilities[rows] = self.head([texts[row] for row in rows], scores[rows])
         confident = probabilities.max(axis=1, initial=0.0) >= self.thresholds.transformer

@@ -135,10 +135,10 @@ def _score(nodes: GraphNodes, rows: str, model: LinearClassifier, output: str) -
     Both sums are over whole numbers, so they are exact and do not depend on the order or on padding: a batch answers
     exactly as single queries do.
     """
-    temperature = np.float32(model.temperature_)
-    # The unit of the weights and the temperature go into the norm, still as whole numbers: a multiplication less.
-    # Where next to nothing was learned they are too small for that, and the rest of them goes into the scales.
-    unit = float(model.unit_) * float(temperature)
+    inverse_temperature = np.float32(model.inverse_temperature_)
+    # Dividing the norm by the unit of the weights and the inverse temperature saves a multiplication. The squares must
+    # stay whole numbers below 2 ** 63, so of a very small unit only a part goes there, and the rest into the scales.
+    unit = float(model.unit_) * float(inverse_temperature)
     folded = max(unit, SMALLEST_FOLDED_UNIT)
     scales = np.append(model.scales_ * np.float32(unit / folded), np.float32(0))
     squares = np.append(np.rint(model.squares_ / folded**2).astype(np.int64), np.int64(0))
@@ -156,4 +156,4 @@ def _score(nodes: GraphNodes, rows: str, model: LinearClassifier, output: str) -
     nodes.node("Sqrt", ["real_sum_of_squares"], "root")
     nodes.node("Max", ["root", nodes.array("smallest_norm", smallest)], NORM)
     nodes.node("Div", ["sums", NORM], "scaled")
-    nodes.node("Add", ["scaled", nodes.array("intercepts", model.intercepts_ * temperature)], output)
+    nodes.node("Add", ["scaled", nodes.array("intercepts", model.intercepts_ * inverse_temperature)], output)

@@ -9,7 +9,7 @@ import hashlib
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.text import NORMALIZER, UNICODE_VERSION
-from services.trainer.fitting.calibration import Thresholds
+from services.trainer.fitting.thresholds import Thresholds
 from services.trainer.graphs.cascade import CascadeScorer
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import (

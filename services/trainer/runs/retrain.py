@@ -106,12 +106,12 @@ def _train(
         counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
     report(RunStage.EXPORT, 0.0)
-    judged = _candidate(models.judged, embeddings)
-    served = judged if models.served is models.judged else _candidate(models.served, embeddings)
+    judged = _candidate(models.evaluation, embeddings)
+    served = judged if models.serving is models.evaluation else _candidate(models.serving, embeddings)
     report(RunStage.PARITY, 0.0)
-    for model, candidate in ((models.judged, judged), (models.served, served)):
+    for model, candidate in ((models.evaluation, judged), (models.serving, served)):
         _check_parity(model, candidate.scorer, [example.text for example in snapshot.evaluation_examples], embeddings)
-    return judged, served, models.served.choices
+    return judged, served, models.serving.choices
 
 
 def _candidate(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
