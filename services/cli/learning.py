@@ -13,12 +13,13 @@ from services.cli.output import note, progress_bar
 from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData, NoChampion
 from services.trainer.evaluation.gate import Rule
-from services.trainer.evaluation.metrics import Evaluation, evaluate
+from services.trainer.evaluation.metrics import Evaluation
 from services.trainer.graphs.embeddings import open_embeddings
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.rehearsal import MEBIBYTE, Stage, rehearse
 from services.trainer.rollout.rehearsals import Rehearsals
+from services.trainer.runs.measure import measure
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import Result, retrain
 from services.trainer.runs.stages import RunStage
@@ -99,10 +100,10 @@ def evaluate_version(
     if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
     embeddings = open_embeddings(str(encoder) if encoder else "", registry.embeddings_folder)
-    scorer, size = open_version(registry, version, embeddings, judged=False)
+    scorer, size = open_serving_model(registry, version, embeddings)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)
-        evaluation = evaluate(scorer, read, size)
+        evaluation = measure(scorer, read, size)
         progress.update(task, total=1, completed=1)
     return {
         "model": model,

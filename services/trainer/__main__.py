@@ -27,7 +27,7 @@ from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.review_queue import SUSPECTS_FILE, ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.graphs.learned_words import LearnedWords
+from services.trainer.graphs.version import read_learned_words
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.rollout.experiment import Experiments
@@ -119,7 +119,7 @@ async def serve(settings: Settings) -> None:
         rehearsals,
     )
     history = QueryHistory(settings.query_log_path)
-    queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(registry).now)
+    queue = ReviewQueue(settings.review_dir, history, feedback, partial(read_learned_words, registry))
     intake = Intake(feedback, history, queue, load_taxonomy_labels(settings.taxonomy_path).names)
     erasure = Erasure(feedback, settings.query_log_path, registry.snapshots_folder, history)
     drift = DriftMonitor(settings.drift_dir, registry, history)

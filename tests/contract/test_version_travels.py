@@ -24,7 +24,7 @@ from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import TIE_MARGIN, TOLERANCE
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from tests.conftest import ENCODER
 from tests.registries import MODEL
@@ -154,12 +154,12 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
 def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path, tmp_path: Path) -> None:
     registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
     assert encoder is not None
-    scorer, _ = open_version(registry, 1, EmbeddingStore(encoder, tmp_path), judged=False)
+    scorer, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, tmp_path))
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
     loader = Loader(ModelRepository(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])
     texts = [each.text for each in held_out]
-    measured, outcomes = scorer.answers(texts), answer(texts, loader.load(1, 1).stages, 1)
+    measured, outcomes = scorer.answer(texts), answer(texts, loader.load(1, 1).stages, 1)
     kinds = [StageKind.TRANSFORMER if each else StageKind.LINEAR for each in measured.escalated]
     assert {StageKind.TRANSFORMER, StageKind.LINEAR} == set(kinds)
     for row, outcome, kind, answered in zip(measured.probabilities, outcomes, kinds, measured.answered, strict=True):

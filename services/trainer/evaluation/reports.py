@@ -53,14 +53,14 @@ def promotion_decision(decision: Decision) -> PromotionDecision:
     """Translate a decision."""
     message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
     message.rules.extend(rule_results(decision.rules))
-    for part in decision.parts:
+    for group in decision.groups:
         message.parts.add(
-            kind=part.kind,
-            name=part.name,
-            examples=part.examples,
-            champion=part.champion,
-            challenger=part.challenger,
-            surely_lost=part.sure,
+            kind=group.kind,
+            name=group.name,
+            examples=group.examples,
+            champion=group.champion,
+            challenger=group.challenger,
+            surely_lost=group.is_sure,
         )
     return message
 

@@ -19,7 +19,7 @@ from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import StorageFailed
 from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_evaluation_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.runs.retrain import retrain
@@ -59,7 +59,7 @@ def assert_intact(registry: ModelRegistry, alias: bytes) -> None:
         assert all(len(registry.file(version, each.path)) == each.size_bytes for each in manifest.files)
         registry.evaluation(version)
         registry.decision(version)
-        open_version(registry, version, None, judged=True)
+        open_evaluation_model(registry, version, None)
 
 
 def test_run_with_a_full_disk_at_any_write_leaves_champion_and_registry_whole(
