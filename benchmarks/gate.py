@@ -1,8 +1,9 @@
 """Measure how often the gate lets a harmless retrain pass: feedback on one invented word, over the shipped data.
 
-Each round teaches a random label by one repeated text, by numbered texts, or by thirty phrases, and retrains against
-the same champion. Prints each round's change of held-out accuracy and macro-F1 and the share promoted; ends with 1 when
-it is under 95 %. A round takes about ten seconds. Repeat with `.venv/bin/python -m benchmarks.gate --rounds 30`.
+Each round gives feedback that an invented word means a random label, by one repeated text, by numbered texts or by
+thirty phrases, and retrains against the same champion. Prints the changes of accuracy and macro-F1 in each round, and
+the share that the gate promotes; ends with 1 when it is under 95 %. A round takes about ten seconds. Run it with
+`.venv/bin/python -m benchmarks.gate --rounds 30`.
 `benchmarks.gate_errors` measures both of the gate's errors on resamples of any examples.
 """
 
@@ -43,7 +44,7 @@ def texts(kind: str, word: str) -> list[str]:
 
 
 def plan_in(folder: Path) -> Plan:
-    """Return a run on the shipped data."""
+    """Return the plan of a run on the shipped data."""
     return Plan(
         models_dir=str(folder / "models"),
         model="mood_food",
@@ -57,7 +58,7 @@ def plan_in(folder: Path) -> Plan:
 
 
 def run_round(folder: Path, plan: Plan, chance: random.Random, labels: tuple[str, ...]) -> tuple[str, Result]:
-    """Teach one word, retrain, and forget the version again."""
+    """Give feedback about one word, retrain, and delete the version again."""
     kind, label, word = (
         chance.choice(("one", "numbered", "phrases")),
         chance.choice(labels),

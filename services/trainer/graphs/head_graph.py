@@ -1,4 +1,9 @@
-"""Tells skl2onnx how to write a HeadClassifier: one matrix for both factors, a softmax, and the last column dropped."""
+"""Tells skl2onnx how to export a HeadClassifier.
+
+Both factors are multiplied into the weights, so blending takes one matrix product: embeddings and linear scores, side
+by side, times `[weights * embedding_factor; identity * linear_factor]`. The softmax has a last column for "unknown",
+which is dropped after it.
+"""
 
 from typing import Any
 
