@@ -59,7 +59,7 @@ def cross_validate(data: TrainingData, rows: np.ndarray) -> OutOfFold:
     """Score as many folds of some rows as the choices need, each by models fitted to the other folds.
 
     Raises:
-        StageFailed: the rows do not fill two folds.
+        StageFailed: the rows do not fill two folds, or none that is scored has a label.
 
     """
     folds = _divide(data, rows)
@@ -78,6 +78,8 @@ def _divide(data: TrainingData, rows: np.ndarray) -> _Folds:
         raise StageFailed("the examples are too few or too alike to hold some of them back; give more different texts")
     folds = present[: min(len(present), max(1, math.ceil(ENOUGH_EXAMPLES * FOLDS / len(measured))))]
     scored = {fold: measured[data.folds[measured] == fold] for fold in folds}
+    if not any(data.label_matrix[of_fold].any() for of_fold in scored.values()):
+        raise StageFailed("no example with a label could be held back; give more examples that have one")
     fitted = {fold: np.setdiff1d(rows, of_fold) for fold, of_fold in scored.items()}
     return _Folds(scored, fitted, folds if len(folds) == FOLDS else folds[:1])
 

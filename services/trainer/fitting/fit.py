@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from services.trainer.dataset.examples import Example
-from services.trainer.errors import StageFailed
 from services.trainer.fitting import calibration, thresholds
 from services.trainer.fitting.cross_validation import OutOfFold, cross_validate
 from services.trainer.fitting.head import HeadClassifier
@@ -126,8 +125,6 @@ def _fit_model(
 
 def _calibrate(data: TrainingData, scored: OutOfFold) -> _Calibration:
     in_scope = data.label_matrix[scored.rows].any(axis=1)
-    if not in_scope.any():
-        raise StageFailed("no example with a label could be held back; give more examples that have one")
     alone, linear = _calibrate_linear(data, scored, in_scope)
     if scored.head is None:
         return alone
