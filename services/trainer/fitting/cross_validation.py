@@ -55,14 +55,19 @@ class _Folds:
         return np.concatenate([scores[fold] for fold in self.scored])
 
 
-def cross_validate(data: TrainingData, rows: np.ndarray) -> OutOfFold:
-    """Score as many folds of some rows as the choices need, each by models fitted to the other folds.
+def cross_validate(data: TrainingData, rows: np.ndarray, enough: int = ENOUGH_EXAMPLES) -> OutOfFold:
+    """Score some folds of some rows, each by models fitted to the other folds.
+
+    Args:
+        data: all examples.
+        rows: indices of those to score and to fit to, [n].
+        enough: about so many examples are scored, in as few folds as that takes.
 
     Raises:
         StageFailed: the rows do not fill two folds, or none that is scored has a label.
 
     """
-    folds = _divide(data, rows)
+    folds = _divide(data, rows, enough)
     linear_setting, linear = _cross_validate_linear(data, folds)
     scored = np.concatenate(list(folds.scored.values()))
     if data.components is None:
@@ -71,12 +76,12 @@ def cross_validate(data: TrainingData, rows: np.ndarray) -> OutOfFold:
     return OutOfFold(scored, linear, linear_setting, head, head_setting, last_head)
 
 
-def _divide(data: TrainingData, rows: np.ndarray) -> _Folds:
+def _divide(data: TrainingData, rows: np.ndarray, enough: int) -> _Folds:
     measured = rows[data.measured[rows]]
     present = sorted(set(data.folds[measured].tolist()))
     if len(present) < 2:
         raise StageFailed("the examples are too few or too alike to hold some of them back; give more different texts")
-    folds = present[: min(len(present), max(1, math.ceil(ENOUGH_EXAMPLES * FOLDS / len(measured))))]
+    folds = present[: min(len(present), max(1, math.ceil(enough * FOLDS / len(measured))))]
     scored = {fold: measured[data.folds[measured] == fold] for fold in folds}
     if not any(data.label_matrix[of_fold].any() for of_fold in scored.values()):
         raise StageFailed("no example with a label could be held back; give more examples that have one")

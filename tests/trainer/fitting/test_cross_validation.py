@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from services.trainer.dataset.examples import TAXONOMY, Example
-from services.trainer.fitting import cross_validation
 from services.trainer.fitting.cross_validation import LINEAR_GRID, cross_validate
 from services.trainer.fitting.training_set import TrainingData, build_training_data
 
@@ -41,8 +40,7 @@ def test_rows_that_are_left_out_are_neither_scored_nor_fitted_to() -> None:
     assert np.allclose(alone.linear, scored.linear)
 
 
-def test_large_datasets_are_scored_in_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_validation, "ENOUGH_EXAMPLES", 40)
+def test_no_more_folds_are_scored_than_it_takes_for_enough_examples() -> None:
     data = build(*EXAMPLES)
-    scored = cross_validate(data, np.arange(len(EXAMPLES)))
+    scored = cross_validate(data, np.arange(len(EXAMPLES)), enough=40)
     assert len(set(data.folds[scored.rows].tolist())) == 2

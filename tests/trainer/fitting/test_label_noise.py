@@ -60,13 +60,15 @@ def test_few_suspects_are_shown_and_many_are_left_out() -> None:
     assert len(worth_leaving_out(one * 5, clean)) == 5
 
 
-def test_few_examples_judge_nobody() -> None:
-    assert find_label_noise([wrong(example) for example in examples(100)], None) == ()
+def test_few_examples_are_no_reason_to_suspect_one() -> None:
+    doubtful = Example("some tuna and cod and trout", ("bread",))
+    assert [doubtful] == [found.example for found in find_label_noise([*examples(199), doubtful], None)]
+    assert find_label_noise([*examples(198), doubtful], None) == ()
 
 
 def test_example_without_a_label_is_never_suspected() -> None:
-    outside = [Example(f"capital of country {n}", ()) for n in range(30)]
-    assert find_label_noise([*examples(300), *outside], None) == ()
+    outside = Example("some tuna and cod and trout", ())
+    assert find_label_noise([*examples(300), outside], None) == ()
 
 
 def test_suspects_are_written_for_a_person_to_read(tmp_path: Path) -> None:

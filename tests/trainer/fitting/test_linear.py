@@ -4,7 +4,7 @@ from scipy import sparse
 from sklearn.svm import LinearSVC
 
 from services.trainer.fitting import linear
-from services.trainer.fitting.coordinate_descent import fit_one_vs_rest
+from services.trainer.fitting.coordinate_descent import LABELS_AT_ONCE, fit_one_vs_rest
 from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.fitting.ngrams import GramCounter, count_grams
 
@@ -45,13 +45,16 @@ def test_solver_ends_where_liblinear_does() -> None:
     assert (scores.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.99
 
 
-def test_fit_is_the_same_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2})
-    several = LinearClassifier().fit(TEXTS, LABEL_MATRIX)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0})
-    one = LinearClassifier().fit(TEXTS, LABEL_MATRIX)
-    assert (several.weights_ == one.weights_).all()
-    assert (several.intercepts_ == one.intercepts_).all()
+def test_fit_is_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = sparse.random(200, 30, density=0.3, random_state=3, format="csr", dtype=np.float32)
+    label_matrix = np.random.default_rng(3).random((200, LABELS_AT_ONCE + 20)) < 0.2
+    fits = []
+    for cores in ({0}, {0, 1, 2}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _pid, cores=cores: cores)
+        fits.append(fit_one_vs_rest(features, label_matrix, 1.0))
+    (weights, intercepts), (same_weights, same_intercepts) = fits
+    assert (weights == same_weights).all()
+    assert (intercepts == same_intercepts).all()
 
 
 def test_classifier_learns_what_separates_labels() -> None:
