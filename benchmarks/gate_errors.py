@@ -50,12 +50,12 @@ class Data:
 
 def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
     """Read and count everything once."""
-    learned, _ = read_examples(examples)
-    tested, _ = read_examples(test)
-    everything = [example for example in (*learned, *tested) if example.labels]
+    given, _ = read_examples(examples)
+    for_test, _ = read_examples(test)
+    everything = [example for example in (*given, *for_test) if example.labels]
     labels, label_matrix = build_label_matrix(everything)
     held_out = np.array([is_in_holdout(example.text) for example in everything])
-    is_test = np.arange(len(everything)) >= sum(bool(example.labels) for example in learned)
+    is_test = np.arange(len(everything)) >= sum(bool(example.labels) for example in given)
     return Data(
         everything,
         labels,

@@ -103,7 +103,7 @@ def rows(*runs: tuple[int, bool]) -> list[bool]:
         (rows((90, True), (3, False), (7, False)), rows((90, True), (3, True), (7, False)), {"accuracy_not_worse"}),
     ],
 )
-def test_totals_are_judged_by_their_intervals(challenger: list[bool], champion: list[bool], failed: set[str]) -> None:
+def test_totals_are_compared_by_their_intervals(challenger: list[bool], champion: list[bool], failed: set[str]) -> None:
     decision = decide(replace(CHAMPION, **measured(challenger)), replace(CHAMPION, **measured(champion)), 3)  # type: ignore[arg-type]
     about_accuracy = {rule.name for rule in decision.rules if not rule.passed and rule.name.startswith("accuracy")}
     assert failed == about_accuracy
