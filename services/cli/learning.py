@@ -11,15 +11,15 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import note, plain, progress_bar
-from services.trainer.dataset.examples import read_examples
+from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData, NoChampion, VersionRefused
-from services.trainer.evaluation.metrics import evaluate
 from services.trainer.evaluation.reports import evaluation_report
 from services.trainer.graphs.embeddings import open_embeddings
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.rollout.rehearsal import RehearsalSetup, rehearse
+from services.trainer.runs.measure import measure
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
@@ -97,10 +97,10 @@ def evaluate_version(
     if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
     embeddings = open_embeddings(str(encoder) if encoder else "", registry.embeddings_folder)
-    scorer, size = open_version(registry, version, embeddings, judged=False)
+    scorer, size = open_serving_model(registry, version, embeddings)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)
-        report = evaluation_report(evaluate(scorer, read, size))
+        report = evaluation_report(measure(scorer, read, size))
         progress.update(task, total=1, completed=1)
     return {
         "model": model,

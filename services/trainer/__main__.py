@@ -25,7 +25,7 @@ from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.review import SUSPECTS_FILE, ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.graphs.learned_words import LearnedWords
+from services.trainer.graphs.version import read_learned_words
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.rollout.experiment import Experiments
@@ -114,7 +114,7 @@ class Trainer:
             partial(measure_champion_drift, settings.drift_dir, self.registry, history),
             DueRules(settings.retrain_samples, settings.retrain_days, settings.retrain_on_drift),
         )
-        queue = ReviewQueue(settings.review_dir, history, feedback, LearnedWords(self.registry).now)
+        queue = ReviewQueue(settings.review_dir, history, feedback, partial(read_learned_words, self.registry))
         intake = Intake(feedback, history, queue, list_known_labels(settings.taxonomy_path, settings.seed_files))
         self.erasure = Erasure(feedback, settings.query_log_path, self.registry.snapshots_folder, history)
         self.experiments = Experiments(self.registry, champion, rehearse_here, history, feedback)

@@ -9,7 +9,7 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 from moodfood.trainer.v1 import trainer_pb2_grpc
 
 from services.trainer.api.checks import check_name
-from services.trainer.dataset.files import Format, written
+from services.trainer.dataset.files import Format, encode_rows
 from services.trainer.errors import InvalidRequest
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import MAX_FILE_BYTES, Intake
@@ -80,7 +80,7 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
         records = await asyncio.to_thread(self._labelling.feedback.records)
         rows = ((record.text, record.labels, record.source) for record in records)
         lines: list[bytes] = []
-        for line in written(rows, file_format):
+        for line in encode_rows(rows, file_format):
             lines.append(line)
             if len(lines) == EXPORT_LINES:
                 yield pb.ExportExamplesResponse(data=b"".join(lines))

@@ -1,4 +1,4 @@
-"""The label names that examples and feedback may use, and the examples that the taxonomy itself gives."""
+"""Reads a taxonomy: the labels that examples may carry, and the descriptors of each label as examples."""
 
 import json
 from collections import defaultdict
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.dataset.examples import TAXONOMY, Example, read_examples
+from services.trainer.dataset.examples import TAXONOMY, Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData
 
 
 @dataclass(frozen=True)
 class TaxonomyLabels:
-    """Label names in file order, and each descriptor as an example of the labels that list it."""
+    """Label names in the order of the file, and each descriptor as one example of all labels that list it."""
 
     names: tuple[str, ...]
     descriptor_examples: tuple[Example, ...]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import count
 
 from services.trainer.dataset.examples import IMPORT, REVIEW, Example
-from services.trainer.dataset.files import BadLine, Format, read_file
+from services.trainer.dataset.files import BadLine, Format, parse_file
 from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
 from services.trainer.feedback.query_log import QueryHistory
@@ -67,7 +67,7 @@ class Intake:
 
     async def add_file(self, content: bytes, file_format: Format) -> tuple[int, list[BadLine]]:
         """Do what `add_all` does for a file."""
-        rows = await asyncio.to_thread(lambda: list(read_file(content, file_format)))
+        rows = await asyncio.to_thread(lambda: list(parse_file(content, file_format)))
         _check_count(len(rows))
         return await self._keep_all(rows)
 

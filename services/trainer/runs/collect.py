@@ -10,7 +10,8 @@ from moodfood.events.v1.events_pb2 import SuspectRecord
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.dataset.cleaning import clean
-from services.trainer.dataset.examples import FEEDBACK, FROM_PEOPLE, Example, read_examples
+from services.trainer.dataset.examples import FEEDBACK, FROM_PEOPLE, Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import DatasetSnapshot, read_snapshot, split, write_snapshot
 from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.errors import ModelVersionNotFound
@@ -53,7 +54,7 @@ def repeat(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
             earlier = plan.registry.versions.manifest(version).snapshot
             if earlier.id == snapshot.id:
                 return snapshot, earlier
-    from_people = sum(example.source in FROM_PEOPLE for example in snapshot.learned)
+    from_people = sum(example.source in FROM_PEOPLE for example in snapshot.fitted_examples)
     return snapshot, _summary(snapshot, {}, from_people, datetime.now(UTC))
 
 
@@ -149,8 +150,8 @@ def _select_usable(examples: Sequence[Example], labels: tuple[str, ...] | None) 
 def _summary(snapshot: DatasetSnapshot, dropped: Mapping[str, int], feedback_records: int, at: datetime) -> pb.Snapshot:
     summary = pb.Snapshot(
         id=snapshot.id,
-        train_examples=len(snapshot.learned),
-        held_out_examples=len(snapshot.held_out),
+        train_examples=len(snapshot.fitted_examples),
+        held_out_examples=len(snapshot.evaluation_examples),
         feedback_records=feedback_records,
         dropped=dropped,
     )

@@ -61,7 +61,7 @@ def test_snapshot_holds_seeds_feedback_and_descriptors_and_counts_what_was_dropp
         feedback_file=str(tmp_path / "feedback.jsonl"),
     )
     snapshot, summary = collect(plan, None, ignore)
-    learned = {(example.text, example.source) for example in snapshot.learned}
+    learned = {(example.text, example.source) for example in snapshot.fitted_examples}
     expected = {("green tea", SEED), ("a bun", SEED), ("hot cocoa", FEEDBACK), ("beverage", TAXONOMY)}
     assert expected == learned
     assert dict(summary.dropped) == {"unknown_label": 1, "reserved_for_evaluation": 1}

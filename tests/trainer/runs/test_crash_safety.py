@@ -19,7 +19,7 @@ from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import StorageFailed
 from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_evaluation_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.runs.store import RunStore
@@ -60,7 +60,7 @@ def assert_intact(registry: ModelRegistry, alias: bytes) -> None:
         assert all(len(registry.versions.file(version, file.path)) == file.size_bytes for file in manifest.files)
         registry.versions.evaluation(version)
         registry.versions.decision(version)
-        open_version(registry, version, None, judged=True)
+        open_evaluation_model(registry, version, None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.errors import BrokenData, SnapshotNotFound, StageFailed
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
@@ -45,8 +45,8 @@ def train(plan: Plan) -> Registered:
 
 
 def top_label(registry: ModelRegistry, version: int, text: str) -> str:
-    scorer, _ = open_version(registry, version, None, judged=False)
-    return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
+    scorer, _ = open_serving_model(registry, version, None)
+    return scorer.labels[int(scorer.answer([text]).probabilities[0].argmax())]
 
 
 def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
