@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.retrain import retrain
+from services.trainer.runs.retrain import Result, retrain
+from services.trainer.runs.stages import RunStage
 from tests.registries import MODEL, promote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,14 +72,28 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
     )
 
 
+@dataclass(frozen=True)
+class FirstRun:
+    """The run that registered version 1 of an empty repository: where, what it came to, and its reports in order."""
+
+    models: Path
+    result: Result
+    reports: tuple[tuple[RunStage, float], ...]
+
+
 @pytest.fixture(scope="session")
-def trained_models(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    models, reports = tmp_path_factory.mktemp("models"), list[tuple[RunStage, float]]()
+    result = retrain(small_plan(small_data, models), lambda stage, share: reports.append((stage, share)))
+    return FirstRun(models, result, tuple(reports))
+
+
+@pytest.fixture(scope="session")
+def trained_models(small_data: Path, first_run: FirstRun) -> Path:
     """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
-    models = tmp_path_factory.mktemp("models")
-    for _ in range(2):
-        retrain(small_plan(small_data, models), lambda _stage, _share: None)
-    promote(ModelRegistry(models, MODEL, 10), 1)
-    return models
+    retrain(small_plan(small_data, first_run.models), lambda _stage, _share: None)
+    promote(ModelRegistry(first_run.models, MODEL, 10), 1)
+    return first_run.models
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from services.trainer.graphs.version import open_version
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
-from services.trainer.runs.stages import RunStage
-from tests.conftest import ENCODER, ROOT, SMALL_LABELS, small_plan
+from services.trainer.runs.stages import Report, RunStage
+from tests.conftest import ENCODER, ROOT, SMALL_LABELS, FirstRun, small_plan
 from tests.registries import MODEL, promote
 
 
@@ -26,21 +26,38 @@ def top_label(registry: ModelRegistry, version: int, text: str) -> str:
     return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
 
 
-def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
-    reports: list[tuple[RunStage, float]] = []
-    result = retrain(small_plan(small_data, tmp_path), lambda stage, share: reports.append((stage, share)))
-    seen = list(dict.fromkeys(stage for stage, _ in reports))
+class StageReached(Exception):
+    """A run has come as far as a test wants it."""
+
+
+def until(last: RunStage) -> Report:
+    """Return a report that ends the run at the beginning of a stage."""
+
+    def report(stage: RunStage, _share: float) -> None:
+        if stage is last:
+            raise StageReached
+
+    return report
+
+
+def without_encoder(plan: Plan) -> Plan:
+    return replace(plan, encoder_dir="")
+
+
+def test_stages_come_in_order_and_a_version_is_registered(first_run: FirstRun) -> None:
+    result = first_run.result
+    seen = list(dict.fromkeys(stage for stage, _ in first_run.reports))
     assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
-    percents = [stage.percent(share) for stage, share in reports]
+    percents = [stage.percent(share) for stage, share in first_run.reports]
     assert sorted(percents) == percents
     assert all(after - before <= 30 for before, after in pairwise(percents)), percents
     assert (result.decision.promoted, result.version) == (True, 1)
-    folder = tmp_path / MODEL / "1"
+    folder = first_run.models / MODEL / "1"
     assert {
         "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
         "manifest.json", "evaluation.json", "decision.json",
     } == {path.name for path in folder.iterdir()}  # fmt: skip
-    assert (tmp_path / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
+    assert (first_run.models / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
 
 
 def test_same_data_gives_the_same_model(trained_models: Path) -> None:
@@ -48,18 +65,6 @@ def test_same_data_gives_the_same_model(trained_models: Path) -> None:
     for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
         assert registry.file(1, name) == registry.file(2, name)
     assert registry.manifest(1).snapshot.id == registry.manifest(2).snapshot.id
-
-
-def test_run_is_repeated_from_its_snapshot_and_gives_the_same_bytes(small_data: Path, models: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
-    snapshot = registry.manifest(1).snapshot
-    empty = Plan(str(models), MODEL, 10, (), encoder_dir=small_plan(small_data, models).encoder_dir)
-    version = retrain(replace(empty, snapshot_id=snapshot.id), lambda _stage, _share: None).version
-    for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
-        assert registry.file(1, name) == registry.file(version, name)
-    repeated = registry.manifest(version)
-    assert (snapshot.id, registry.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
-    assert repeated.snapshot in [registry.manifest(number).snapshot for number in (1, 2)]
 
 
 REPEATED_RUN = """
@@ -71,16 +76,20 @@ print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=sna
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_other_process_repeats_a_run_with_the_same_bytes(models: Path, hash_seed: str) -> None:
+def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same_bytes(models: Path) -> None:
+    """The seed of Python's hashes is another one there, so the order of no set plays a part."""
     registry = ModelRegistry(models, MODEL, 10)
+    snapshot = registry.manifest(1).snapshot
     finished = subprocess.run(
-        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), registry.manifest(1).snapshot.id],
-        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True, text=True,
+        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), snapshot.id],
+        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     version = int(finished.stdout)
     for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
         assert registry.file(1, name) == registry.file(version, name), name
+    repeated = registry.manifest(version)
+    assert (snapshot.id, registry.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
+    assert repeated.snapshot in [registry.manifest(number).snapshot for number in (1, 2)]
 
 
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
@@ -100,7 +109,8 @@ def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data:
     path = registry.snapshots_folder / f"{registry.manifest(1).snapshot.id}.jsonl"
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
-    retrain(small_plan(small_data, models), lambda _stage, _share: None)
+    with pytest.raises(StageReached):
+        retrain(small_plan(small_data, models), until(RunStage.TRAIN))
     assert intact == path.read_bytes()
 
 
@@ -136,7 +146,8 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback("Pizza!", ("emotion_sad",))])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
+    plan = without_encoder(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
+    result = retrain(plan, lambda _stage, _share: None)
     assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
     assert result.decision.promoted
 
@@ -175,8 +186,8 @@ def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(
     registry = ModelRegistry(models, MODEL, 10)
     promote(registry, 2)
     (registry.folder / "2" / "judged_model.onnx").unlink()
-    with pytest.raises(StageFailed, match="champion"):
-        retrain(small_plan(small_data, models), lambda _stage, _share: None)
+    with pytest.raises(StageFailed, match="the champion, version 2, cannot be read"):
+        retrain(without_encoder(small_plan(small_data, models)), lambda _stage, _share: None)
 
 
 def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
@@ -198,13 +209,13 @@ def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> Non
     assert [p.coverage for p in choices.abstention] == sorted((p.coverage for p in choices.abstention), reverse=True)
 
 
-def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, tmp_path: Path) -> None:
+def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, models: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.jsonl"
     subjects = ("tyres", "taxes", "passwords", "flights", "mortgages", "printers", "lawyers", "batteries")
     verbs = ("change", "check", "cancel", "renew", "report", "lose", "compare", "insure", "reset", "sell")
     rows = [{"text": f"how do i {verb} my {subject}", "labels": []} for verb in verbs for subject in subjects]
     outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = small_plan(small_data, tmp_path / "models")
+    plan = small_plan(small_data, models)
     plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
     result = retrain(plan, lambda _stage, _share: None)
     assert result.evaluation.out_of_scope_examples > 0
