@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
@@ -28,6 +30,20 @@ SMALL_LABELS = (
     "temperature_hot",
     "weather_rainy",
 )
+
+
+# Threads of OpenBLAS that wait for one another spin. Beside other processes on two cores, a training with two threads
+# takes five times as long as one with a single thread. Where a service asks for two, they at least sleep early.
+FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENBLAS_THREAD_TIMEOUT": "4"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> Iterator[None]:
+    """Keep this process to one thread of linear algebra, and the processes that it starts to few that spin."""
+    with pytest.MonkeyPatch.context() as environment, threadpool_limits(1):
+        for name, value in FEW_THREADS.items():
+            environment.setenv(name, value)
+        yield
 
 
 @pytest.fixture
