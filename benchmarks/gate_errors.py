@@ -1,10 +1,10 @@
 """Measure both errors of the gate on resamples of some examples: harmless challengers refused, worse ones promoted.
 
-Champion and harmless challengers are linear stages fitted to different random nine tenths of the examples outside the
-held-out part. Worse ones are fitted to as few of them as it takes to be three points worse on the test examples, which
-no gate ever sees; the share is searched first, by the mean of three fits. Every pair is judged by `promotion.decide` on
-the hash-picked held-out part, like any retrain. Ends with 1 when under 95 % of the harmless are promoted or under 99 %
-of the worse refused. Repeat with
+The hash selects a hold-out, as in a run. Champion and harmless challengers are linear stages fitted to different random
+90 % of the other examples. Worse challengers are fitted to a smaller share, at which the accuracy on the test examples
+is three points lower; that share is searched first, by the mean of three fits. `gate.decide` decides about every
+challenger by the hold-out, as in a run, and never sees the test examples. Ends with 1 when under 95 % of the harmless
+challengers are promoted or under 99 % of the worse ones are refused. Run it with
 `.venv/bin/python -m benchmarks.gate_errors --examples train.jsonl --test test.jsonl --rounds 100`.
 """
 
@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from services.language.text import normalise
-from services.trainer.dataset.examples import Example, read_examples
-from services.trainer.dataset.snapshot import is_picked
-from services.trainer.evaluation.comparison import Judgement
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.files import read_examples
+from services.trainer.dataset.snapshot import is_in_holdout
+from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import Decision, decide
-from services.trainer.evaluation.metrics import Evaluation, best_labels, evaluation_of
+from services.trainer.evaluation.metrics import Evaluation, evaluate_predictions, rank_labels
 from services.trainer.evaluation.slices import slices_of
 from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.fitting.ngrams import GramCounts, count_grams
+from services.trainer.fitting.training_set import build_label_matrix
 
 HARMLESS_SHARE = 0.9
 POINTS_WORSE = 0.03
@@ -35,81 +37,81 @@ PROMOTED, REFUSED = 0.95, 0.99
 
 @dataclass(frozen=True)
 class Data:
-    """Counted examples: which may be fitted to, which are held out, which are for the benchmark's eyes only."""
+    """Examples with their grams counted; indices of those to fit to, of the hold-out, and of the test examples."""
 
     examples: Sequence[Example]
     labels: tuple[str, ...]
     counts: GramCounts
-    belongs: np.ndarray
-    fitted: np.ndarray
-    held_out: np.ndarray
+    label_matrix: np.ndarray
+    fittable: np.ndarray
+    holdout: np.ndarray
     test: np.ndarray
 
 
 def read(examples: Sequence[Path], test: Sequence[Path]) -> Data:
     """Read and count everything once."""
-    learned, _ = read_examples(examples)
-    tested, _ = read_examples(test)
-    everything = [each for each in (*learned, *tested) if each.labels]
-    labels = tuple(sorted({label for each in everything for label in each.labels}))
-    belongs = np.array([[label in each.labels for label in labels] for each in everything])
-    first_test = sum(bool(each.labels) for each in learned)
-    picked = np.array([is_picked(each.text) for each in everything])
-    is_test = np.arange(len(everything)) >= first_test
+    given, _ = read_examples(examples)
+    for_test, _ = read_examples(test)
+    everything = [example for example in (*given, *for_test) if example.labels]
+    labels, label_matrix = build_label_matrix(everything)
+    held_out = np.array([is_in_holdout(example.text) for example in everything])
+    is_test = np.arange(len(everything)) >= sum(bool(example.labels) for example in given)
     return Data(
         everything,
         labels,
-        count_grams([normalise(each.text) for each in everything]),
-        belongs,
-        np.flatnonzero(~picked & ~is_test),
-        np.flatnonzero(picked & ~is_test),
+        count_grams([normalise(example.text) for example in everything]),
+        label_matrix,
+        np.flatnonzero(~held_out & ~is_test),
+        np.flatnonzero(held_out & ~is_test),
         np.flatnonzero(is_test),
     )
 
 
 def fit(data: Data, share: float, chance: np.random.Generator) -> LinearClassifier:
-    """Fit to a random share of what may be fitted to."""
-    rows = np.sort(chance.choice(data.fitted, round(share * len(data.fitted)), replace=False))
-    return LinearClassifier(1.0).fit_counts(data.counts.of(rows), data.belongs[rows])
+    """Fit to a random share of the examples outside hold-out and test."""
+    rows = np.sort(chance.choice(data.fittable, round(share * len(data.fittable)), replace=False))
+    return LinearClassifier(1.0).fit_counts(data.counts.of(rows), data.label_matrix[rows])
 
 
-def accuracy(data: Data, model: LinearClassifier, rows: np.ndarray) -> float:
+def measure_accuracy(data: Data, model: LinearClassifier, rows: np.ndarray) -> float:
     """Return the share of rows answered rightly."""
     answers = model.scores_of(data.counts.of(rows)).argmax(axis=1)
-    return float(data.belongs[rows, answers].mean())
+    return float(data.label_matrix[rows, answers].mean())
 
 
-def evaluation(data: Data, model: LinearClassifier) -> Evaluation:
-    """Return how a model does on the held-out part; size and time are no part of this question."""
-    examples = [data.examples[row] for row in data.held_out]
-    ranked = best_labels(model.scores_of(data.counts.of(data.held_out)), data.labels)
-    judged = tuple(
-        Judgement(each.labels, labels[0], slices_of(each)) for each, labels in zip(examples, ranked, strict=True)
+def evaluate(data: Data, model: LinearClassifier) -> Evaluation:
+    """Evaluate a model on the hold-out; its size and its time are left at 0, so their rules pass."""
+    examples = [data.examples[row] for row in data.holdout]
+    ranked = rank_labels(model.scores_of(data.counts.of(data.holdout)), data.labels)
+    return evaluate_predictions(
+        [
+            Prediction(example.labels, best[0], slices_of(example.text, example.source))
+            for example, best in zip(examples, ranked, strict=True)
+        ]
     )
-    return evaluation_of(judged)
 
 
-def share_of_worse(data: Data, goal: float, chance: np.random.Generator) -> float:
+def find_share_of_worse(data: Data, goal: float, chance: np.random.Generator) -> float:
     """Return the share of the examples with which the accuracy on the test examples falls to a goal."""
     low, high = 0.05, HARMLESS_SHARE
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
-        reached = np.mean([accuracy(data, fit(data, middle, chance), data.test) for _ in range(SEARCH_FITS)])
+        reached = np.mean([measure_accuracy(data, fit(data, middle, chance), data.test) for _ in range(SEARCH_FITS)])
         low, high = (middle, high) if reached < goal else (low, middle)
     return (low + high) / 2
 
 
-def rounds(
+def challenge(
     data: Data, share: float, count: int, champion: LinearClassifier, chance: np.random.Generator
 ) -> list[Decision]:
-    """Judge some challengers fitted to a share of the examples; print what each was refused for."""
-    before, at_test = evaluation(data, champion), accuracy(data, champion, data.test)
+    """Let the gate decide about challengers fitted to a share of the examples; print what they are refused for."""
+    before, at_test = evaluate(data, champion), measure_accuracy(data, champion, data.test)
     decisions = []
     apart = []
     for _ in range(count):
         challenger = fit(data, share, chance)
-        apart.append(accuracy(data, challenger, data.test) - at_test)
-        decisions.append(decide(evaluation(data, challenger), before, 1))
+        apart.append(measure_accuracy(data, challenger, data.test) - at_test)
+        decisions.append(decide(evaluate(data, challenger), before, 1))
     refusals: dict[str, int] = {}
     for decision in decisions:
         for rule in decision.rules:
@@ -133,12 +135,10 @@ def main() -> None:
     chance = np.random.default_rng(asked.seed)
     data = read(asked.examples, asked.test)
     champion = fit(data, HARMLESS_SHARE, chance)
-    print(
-        f"{len(data.fitted)} examples to fit to, {len(data.held_out)} held out, {len(data.test)} for the benchmark only"
-    )
-    harmless = rounds(data, HARMLESS_SHARE, asked.rounds, champion, chance)
-    goal = accuracy(data, champion, data.test) - POINTS_WORSE
-    worse = rounds(data, share_of_worse(data, goal, chance), asked.rounds, champion, chance)
+    print(f"{len(data.fittable)} examples to fit to, {len(data.holdout)} held out, {len(data.test)} to test")
+    harmless = challenge(data, HARMLESS_SHARE, asked.rounds, champion, chance)
+    goal = measure_accuracy(data, champion, data.test) - POINTS_WORSE
+    worse = challenge(data, find_share_of_worse(data, goal, chance), asked.rounds, champion, chance)
     promoted = sum(decision.promoted for decision in harmless)
     refused = sum(not decision.promoted for decision in worse)
     print(f"{promoted} of {asked.rounds} harmless promoted, limit {PROMOTED:.0%}")

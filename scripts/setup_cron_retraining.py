@@ -12,16 +12,27 @@ import sys
 from pathlib import Path
 
 MARK = "# moodfood-retraining"
+# What crontab says, with status 1, to somebody who has none yet. Any other failure is one.
+NONE_YET = "no crontab for"
 DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 
 
 def read_crontab() -> list[str]:
-    """Return the user's crontab; no lines if there is none. Ends with one line if crontab is missing."""
+    """Return the lines of the user's crontab, none if there is no crontab yet.
+
+    Ends with one line when crontab is missing or fails: a table that was not read must not be replaced.
+    """
     try:
-        finished = subprocess.run(["crontab", "-l"], capture_output=True, text=True, check=False)
+        finished = subprocess.run(
+            ["crontab", "-l"], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        )
     except FileNotFoundError:
         sys.exit("there is no crontab command here; install cron, or use deploy/kubernetes' CronJob")
-    return finished.stdout.splitlines() if finished.returncode == 0 else []
+    if finished.returncode == 0:
+        return finished.stdout.splitlines()
+    if NONE_YET in finished.stderr:
+        return []
+    sys.exit(f"cannot read the crontab, so nothing was changed: {' '.join(finished.stderr.split())}")
 
 
 def write_crontab(lines: list[str]) -> None:
@@ -63,6 +74,7 @@ def number(lowest: int, highest: int) -> type[int]:
 def main() -> None:
     """Do what was asked for."""
     host, port = os.environ.get("MOODFOOD_HOST", "127.0.0.1"), os.environ.get("MOODFOOD_GATEWAY_PORT", "8000")
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logs = Path(os.environ.get("MOODFOOD_DATA_DIR", Path(__file__).resolve().parent.parent / "data")) / "logs"
     parser = argparse.ArgumentParser(description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
@@ -72,7 +84,7 @@ def main() -> None:
     parser.add_argument("--hour", type=number(0, 23), default=3, help="0 to 23, default 3")
     parser.add_argument("--minute", type=number(0, 59), default=0, help="0 to 59, default 0")
     parser.add_argument("--day", choices=DAYS, default="sunday", help="day of the week, default sunday")
-    parser.add_argument("--url", default=f"http://{host}:{port}", help="address of the gateway")
+    parser.add_argument("--url", default=url, help="address of the gateway")
     asked = parser.parse_args()
 
     lines = read_crontab()

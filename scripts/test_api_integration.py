@@ -96,8 +96,9 @@ CHECKS: tuple[tuple[str, Callable[[str], str]], ...] = (
 def main() -> int:
     """Run every check and return the exit status."""
     host, port = os.environ.get("MOODFOOD_HOST", "127.0.0.1"), os.environ.get("MOODFOOD_GATEWAY_PORT", "8000")
+    local = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default=f"http://{host}:{port}", help="address of the gateway")
+    parser.add_argument("--url", default=local, help="address of the gateway")
     url = parser.parse_args().url.rstrip("/")
     failures = 0
     for name, check in CHECKS:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.retrain import Result, retrain
+from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 from tests.registries import MODEL, promote
 
@@ -90,18 +90,18 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
 
 @dataclass(frozen=True)
 class FirstRun:
-    """The run that registered version 1 of an empty repository: where, what it came to, and its reports in order."""
+    """The run that registered version 1 of an empty repository: where, its number, and its reports in order."""
 
     models: Path
-    result: Result
+    version: int
     reports: tuple[tuple[RunStage, float], ...]
 
 
 @pytest.fixture(scope="session")
 def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     models, reports = tmp_path_factory.mktemp("models"), list[tuple[RunStage, float]]()
-    result = retrain(small_plan(small_data, models), lambda stage, share: reports.append((stage, share)))
-    return FirstRun(models, result, tuple(reports))
+    version = retrain(small_plan(small_data, models), lambda stage, share: reports.append((stage, share)))
+    return FirstRun(models, version, tuple(reports))
 
 
 @pytest.fixture(scope="session")

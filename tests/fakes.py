@@ -1,6 +1,6 @@
 """Stand-ins that implement a protocol and record what they were asked."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +9,7 @@ import grpc
 import numpy as np
 from moodfood.inference.v1 import inference_pb2
 
-from services.inference.ranking import Intent, Ranking
-from services.trainer.graphs.cascade import Answers
+from services.inference.classifiers.ranking import Intent, Ranking
 from services.transport.errors import ErrorTable
 from services.transport.serving import build_server
 
@@ -27,34 +26,6 @@ class FakeClassifier:
         self.asked.extend(queries)
         reason = "" if self.intents else "fake abstains"
         return [Ranking(self.intents[:top_k], reason, self.scores) for _ in queries]
-
-
-@dataclass
-class FakeScorer:
-    """Gives each known text the probabilities it was told, and unknown ones equal shares.
-
-    It escalates the texts it was told to and answers those of a confidence of at least `threshold`.
-    """
-
-    labels: tuple[str, ...]
-    told: Mapping[str, tuple[float, ...]]
-    escalates: frozenset[str] = frozenset()
-    threshold: float = 0.0
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        equal = tuple(1 / len(self.labels) for _ in self.labels)
-        return np.array([self.told.get(text, equal) for text in texts]).reshape(len(texts), len(self.labels))
-
-    def answers(self, texts: Sequence[str]) -> Answers:
-        probabilities = self.probabilities(texts)
-        escalated = np.array([text in self.escalates for text in texts], dtype=bool)
-        return Answers(probabilities, escalated, probabilities.max(axis=1, initial=0.0) >= self.threshold)
-
-    def median_linear_micros(self, texts: Sequence[str]) -> float:
-        return 50.0
-
-    def median_transformer_micros(self, texts: Sequence[str]) -> float:
-        return 1000.0
 
 
 class Partial:

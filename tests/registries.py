@@ -9,12 +9,11 @@ MODEL = "small"
 
 def promote(registry: ModelRegistry, version: int, reason: str = "test") -> manifest_pb2.ChampionAlias:
     """Make a version the champion without telling any replica."""
-    before = registry.champion()
-    return registry.move_alias(
+    return registry.alias.move(
         version,
-        before.version if before else 0,
-        registry.next_generation(),
+        registry.alias.next_generation(),
         manifest_pb2.HISTORY_ACTION_PROMOTED,
         "test",
         reason,
+        expected=registry.alias.version(),
     )

@@ -3,31 +3,31 @@
 import getpass
 from typing import Annotated
 
-import grpc
 import typer
 from moodfood.registry.v1 import manifest_pb2
-from moodfood.trainer.v1 import experiments_pb2, experiments_pb2_grpc
+from moodfood.trainer.v1 import experiments_pb2
 
-from services.cli.output import enum_word, one_line_errors, plain, print_facts, print_json, print_table
-from services.cli.settings import Settings
-
-CALL_SECONDS = 10
-PROMOTION_SECONDS = 60
+from services.cli.arguments import Json, Reason
+from services.cli.connection import EXPERIMENTS, PROMOTION_SECONDS, reach
+from services.cli.output import enum_word, plain, print_facts, print_json, print_rules
 
 app = typer.Typer(help="Try a version on real traffic, as a shadow or as a canary.", no_args_is_help=True)
+start = typer.Typer(help="Start an experiment: shadow or canary.", no_args_is_help=True)
+app.add_typer(start, name="start")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Version = Annotated[int, typer.Argument(min=1, help="The challenger.")]
-Share = Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Of the callers.")]
+Share = Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of the callers, 0 to 1.")]
 
 
-@app.command()
+@start.command()
+@app.command(hidden=True)
 def shadow(version: Version, share: Share = 1.0, as_json: Json = False) -> None:
     """Have a version answer too, for the log only."""
     _start(manifest_pb2.EXPERIMENT_KIND_SHADOW, version, share, as_json)
 
 
-@app.command()
+@start.command()
+@app.command(hidden=True)
 def canary(version: Version, share: Share = 0.1, as_json: Json = False) -> None:
     """Have a version answer a share of the callers, always the same ones."""
     _start(manifest_pb2.EXPERIMENT_KIND_CANARY, version, share, as_json)
@@ -36,8 +36,8 @@ def canary(version: Version, share: Share = 0.1, as_json: Json = False) -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the experiment that goes on, or the last one, and the verdict."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).GetExperiment(experiments_pb2.GetExperimentRequest(), timeout=CALL_SECONDS)
+    with reach(EXPERIMENTS) as experiments:
+        answer = experiments.GetExperiment(experiments_pb2.GetExperimentRequest())
     _show(answer.experiment, as_json)
 
 
@@ -46,24 +46,20 @@ def stop(
     promote: Annotated[
         bool, typer.Option("--promote", help="Promote the challenger if the verdict allows it.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """End the experiment."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).StopExperiment(
-            experiments_pb2.StopExperimentRequest(promote=promote, by=getpass.getuser(), reason=reason),
-            timeout=PROMOTION_SECONDS,
-        )
+    request = experiments_pb2.StopExperimentRequest(promote=promote, by=getpass.getuser(), reason=reason)
+    with reach(EXPERIMENTS, PROMOTION_SECONDS) as experiments:
+        answer = experiments.StopExperiment(request)
     _show(answer.experiment, as_json)
 
 
 def _start(kind: "manifest_pb2.ExperimentKind.ValueType", version: int, share: float, as_json: bool) -> None:
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).StartExperiment(
-            experiments_pb2.StartExperimentRequest(kind=kind, version=version, share=share, by=getpass.getuser()),
-            timeout=PROMOTION_SECONDS,
-        )
+    request = experiments_pb2.StartExperimentRequest(kind=kind, version=version, share=share, by=getpass.getuser())
+    with reach(EXPERIMENTS, PROMOTION_SECONDS) as experiments:
+        answer = experiments.StartExperiment(request)
     _show(answer.experiment, as_json)
 
 
@@ -86,11 +82,4 @@ def _show(experiment: manifest_pb2.Experiment, as_json: bool) -> None:
         }
     )
     if result.decision.rules:
-        print_table(
-            ("rule", "passed", "numbers"),
-            [(rule.rule, "yes" if rule.passed else "NO", rule.detail) for rule in result.decision.rules],
-        )
-
-
-def _stub(channel: grpc.Channel) -> experiments_pb2_grpc.ExperimentServiceStub:
-    return experiments_pb2_grpc.ExperimentServiceStub(channel)
+        print_rules([(rule.rule, rule.passed, rule.detail) for rule in result.decision.rules])

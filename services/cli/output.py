@@ -1,24 +1,33 @@
-"""How results and errors are shown: JSON on standard output when asked for, else tables; errors in one line."""
+"""How results and errors are shown: JSON on standard output when asked for, else tables; errors in one line.
+
+What people typed is shown, too. It never steers the terminal: rich's markup is off, and control characters are written
+as escapes.
+"""
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
-import grpc
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from moodfood.inference.v1 import inference_pb2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from services.trainer.errors import TrainerError
+from rich.text import Text
 
 FAILED = 1
 REFUSED = 2
+
+# Control characters of both sets, line and paragraph separators, what turns the direction of text, lone surrogates.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""Return a text with each character that could steer a terminal as its escape: ESC becomes \u001b."""
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -35,51 +44,43 @@ def enum_word(enum: Any, number: int) -> str:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    typer.echo("\n".join(harmless(line) for line in lines))
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Print names and values below each other."""
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        table.add_row(_cell(name), _cell(value))
     Console().print(table)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table."""
-    table = Table(*columns)
+    table = Table()
+    for column in columns:
+        table.add_column(_cell(column))
     for row in rows:
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     Console().print(table)
 
 
-def print_explanation(answer: inference_pb2.Classification) -> None:
-    """Print why stages passed and what spoke for the best label."""
-    for passed in answer.passed:
-        stage = enum_word(inference_pb2.Stage, passed.stage)
-        typer.echo(f"{stage} passed: {passed.reason}")
-    if not answer.HasField("explanation"):
-        typer.echo("no model has words to explain this answer by")
-        return
-    typer.echo(answer.explanation.summary)
-    print_table(
-        ("gram", "kind", "weight"),
-        [
-            (
-                repr(each.gram),
-                enum_word(inference_pb2.GramKind, each.kind),
-                each.weight,
-            )
-            for each in answer.explanation.grams
-        ],
-    )
+def print_rules(rules: Sequence[tuple[str, bool, str]]) -> None:
+    """Print rules of a gate: name, whether it passed, its numbers."""
+    rows = [(name, "yes" if passed else "NO", numbers) for name, passed, numbers in rules]
+    print_table(("rule", "passed", "numbers"), rows)
+
+
+def print_line(text: str) -> None:
+    """Print one line."""
+    typer.echo(harmless(text))
 
 
 def progress_bar() -> Progress:
     """Return a progress bar on standard error, so that standard output holds only results."""
     return Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
@@ -87,31 +88,16 @@ def progress_bar() -> Progress:
     )
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what the user can mend into one line on standard error and exit status 1."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        fail(rpc_problem(error))
-    except (TrainerError, OSError) as error:
-        fail(str(error))
-
-
 def note(text: str) -> None:
-    """Print something worth knowing on standard error."""
-    print(f"moodfood: {text}", file=sys.stderr)  # noqa: T201 - the command's output
+    """Print one line worth knowing on standard error."""
+    print(f"moodfood: {harmless(text)}", file=sys.stderr)  # noqa: T201 - the command's output
 
 
-def fail(problem: str) -> None:
-    """Print a problem and end."""
+def fail(problem: str) -> NoReturn:
+    """Print a problem in one line and end with status 1."""
     note(problem)
     raise typer.Exit(FAILED)
 
 
-def rpc_problem(error: grpc.RpcError) -> str:
-    """Return what a service answered, or that it did not."""
-    code, details = error.code(), error.details() or ""
-    if code == grpc.StatusCode.UNAVAILABLE and "moodfood" not in details:
-        return "a service cannot be reached; start it with `moodfood up` or set MOODFOOD_HOST and the ports"
-    return f"{code.name}: {details}"
+def _cell(value: object) -> Text:
+    return Text(harmless(f"{value:.4f}" if isinstance(value, float) else str(value)))

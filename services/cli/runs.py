@@ -1,50 +1,81 @@
-"""`moodfood runs`: what training runs did, why the gate decided as it did, and how to end one."""
+"""`moodfood runs` and `moodfood retrain`: start training runs, see what they did and why, cancel one."""
 
+from collections.abc import Callable
 from typing import Annotated
 
-import grpc
 import typer
-from google.longrunning import operations_grpc_pb2, operations_pb2
+from google.longrunning import operations_pb2
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
-from services.cli.output import enum_word, one_line_errors, plain, print_facts, print_json, print_table
-from services.cli.settings import Settings
+from services.cli.arguments import Json
+from services.cli.connection import OPERATIONS, TRAINER, reach
+from services.cli.output import (
+    REFUSED,
+    enum_word,
+    fail,
+    plain,
+    print_facts,
+    print_json,
+    print_rules,
+    print_table,
+    progress_bar,
+)
 
-CALL_SECONDS = 10
-CANCEL_SECONDS = 10
-MOST_PARTS = 10
+MOST_LOSSES = 10
+TIME = "%Y-%m-%d %H:%M:%S"
 
-app = typer.Typer(help="Training runs: list them, read one, cancel one.", no_args_is_help=True)
+app = typer.Typer(help="Training runs: start, list, show and cancel them.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunId = Annotated[str, typer.Argument(help="The run; the newest if not given.")]
+
+
+@app.command(name="start")
+def retrain(
+    force: Annotated[bool, typer.Option("--force", help="Also when a scheduled run is not due.")] = False,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Promote nothing.")] = False,
+    cron: Annotated[bool, typer.Option("--cron", help="Run only when retraining is due.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Retrain in the running trainer and follow the run. Exits with 2 when the gate refuses the challenger."""
+    trigger = trainer_pb2.TRIGGER_CRON_TRIGGERED if cron else trainer_pb2.TRIGGER_MANUAL
+    request = trainer_pb2.RetrainRequest(trigger=trigger, force=force, validate_only=validate_only)
+    with reach(TRAINER) as trainer:
+        run_id = start_run(trainer, request)
+    with reach(TRAINER, seconds=None) as trainer, progress_bar() as progress:
+        task = progress.add_task("start", total=100)
+
+        def show_progress(run: trainer_pb2.TrainingRun) -> None:
+            progress.update(task, description=_stage(run), completed=run.percent)
+
+        run = follow(trainer, run_id, show_progress)
+    del run.evaluation.labels[:]
+    reasons = "; ".join(run.reasons)
+    if as_json:
+        print_json(plain(run))
+    else:
+        print_facts({"run": run.run_id, "state": _state(run), "version": run.version, "reasons": reasons})
+    if run.state == trainer_pb2.RUN_STATE_REJECTED:
+        raise typer.Exit(REFUSED)
+    if run.state not in {trainer_pb2.RUN_STATE_SUCCEEDED, trainer_pb2.RUN_STATE_SKIPPED}:
+        fail(f"the run {_state(run)}: {reasons}")
 
 
 @app.command(name="list")
 def list_runs(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).ListTrainingRuns(
-            trainer_pb2.ListTrainingRunsRequest(page_size=limit), timeout=CALL_SECONDS
-        )
+    with reach(TRAINER) as trainer:
+        answer = trainer.ListTrainingRuns(trainer_pb2.ListTrainingRunsRequest(page_size=limit))
     if as_json:
         print_json(plain(answer))
         return
     print_table(
         ("run", "trigger", "state", "stage", "version", "why"),
         [
-            (
-                run.run_id,
-                enum_word(trainer_pb2.Trigger, run.trigger),
-                enum_word(trainer_pb2.RunState, run.state),
-                enum_word(trainer_pb2.RunStage, run.stage),
-                run.version or "-",
-                "; ".join(run.reasons),
-            )
+            (run.run_id, _trigger(run), _state(run), _stage(run), run.version or "-", "; ".join(run.reasons))
             for run in answer.runs
         ],
     )
@@ -53,62 +84,75 @@ def list_runs(
 @app.command()
 def show(run_id: RunId = "", as_json: Json = False) -> None:
     """Show a run: its data, every rule of the gate with its numbers, what it lost where, and each replica."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        run = _run(channel, run_id)
+    with reach(TRAINER) as trainer:
+        run = _run(trainer, run_id)
     if as_json:
         print_json(plain(run))
         return
     print_facts(_facts(run))
     if run.decision.rules:
-        print_table(
-            ("rule", "passed", "numbers"),
-            [(rule.rule, "yes" if rule.passed else "NO", rule.detail) for rule in run.decision.rules],
-        )
+        print_rules([(rule.rule, rule.passed, rule.detail) for rule in run.decision.rules])
     losses = largest_losses(run.decision)
     if losses:
         print_table(
             ("largest losses", "examples", "champion", "challenger", "more than chance"),
             [
-                (f"{each.kind} {each.name}", each.examples, each.champion, each.challenger,
-                 "yes" if each.surely_lost else "no")
-                for each in losses
+                (f"{part.kind} {part.name}", part.examples, part.champion, part.challenger,
+                 "yes" if part.surely_lost else "no")
+                for part in losses
             ],
         )  # fmt: skip
     if run.replicas:
         print_table(
             ("replica", "version", "what happened"),
-            [(each.target, each.version or "-", each.error or "swapped") for each in run.replicas],
+            [(replica.target, replica.version or "-", replica.error or "swapped") for replica in run.replicas],
         )
 
 
 @app.command()
 def cancel(run_id: RunId = "", as_json: Json = False) -> None:
     """End a run that is going on; the champion stays."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        run_id = _run(channel, run_id).run_id
-        operations_grpc_pb2.OperationsStub(channel).CancelOperation(
-            operations_pb2.CancelOperationRequest(name=f"operations/{run_id}"), timeout=CANCEL_SECONDS
-        )
-        run = _run(channel, run_id)
+    with reach(TRAINER) as trainer, reach(OPERATIONS) as operations:
+        run_id = _run(trainer, run_id).run_id
+        operations.CancelOperation(operations_pb2.CancelOperationRequest(name=f"operations/{run_id}"))
+        run = _run(trainer, run_id)
     if as_json:
         print_json(plain(run))
         return
-    print_facts({"run": run.run_id, "state": enum_word(trainer_pb2.RunState, run.state)})
+    print_facts({"run": run.run_id, "state": _state(run)})
+
+
+def start_run(trainer: trainer_pb2_grpc.TrainerServiceStub, request: trainer_pb2.RetrainRequest) -> str:
+    """Start a run and return its id."""
+    run = trainer_pb2.TrainingRun()
+    trainer.Retrain(request).metadata.Unpack(run)
+    return run.run_id
+
+
+def follow(
+    trainer: trainer_pb2_grpc.TrainerServiceStub, run_id: str, show_change: Callable[[trainer_pb2.TrainingRun], None]
+) -> trainer_pb2.TrainingRun:
+    """Show every change of a run and return it as it ended."""
+    run = trainer_pb2.TrainingRun()
+    for change in trainer.WatchTrainingRun(trainer_pb2.WatchTrainingRunRequest(run_id=run_id)):
+        run = change.run
+        show_change(run)
+    return run
 
 
 def largest_losses(decision: manifest_pb2.PromotionDecision) -> list[manifest_pb2.PartComparison]:
     """Return the labels and slices on which the challenger is worse than the champion, worst first."""
     lost = [part for part in decision.parts if part.challenger < part.champion]
-    return sorted(lost, key=lambda part: part.challenger - part.champion)[:MOST_PARTS]
+    return sorted(lost, key=lambda part: part.challenger - part.champion)[:MOST_LOSSES]
 
 
 def _facts(run: trainer_pb2.TrainingRun) -> dict[str, object]:
     facts: dict[str, object] = {
         "run": run.run_id,
-        "trigger": enum_word(trainer_pb2.Trigger, run.trigger),
-        "state": enum_word(trainer_pb2.RunState, run.state),
-        "stage": f"{enum_word(trainer_pb2.RunStage, run.stage)}, {run.percent} %",
-        "began (UTC)": run.started_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+        "trigger": _trigger(run),
+        "state": _state(run),
+        "stage": f"{_stage(run)}, {run.percent} %",
+        "began (UTC)": run.started_at.ToDatetime().strftime(TIME),
     }
     if run.HasField("finished_at"):
         facts["took"] = f"{run.finished_at.ToMilliseconds() / 1e3 - run.started_at.ToMilliseconds() / 1e3:.1f} s"
@@ -126,16 +170,23 @@ def _facts(run: trainer_pb2.TrainingRun) -> dict[str, object]:
     return facts
 
 
-def _stub(channel: grpc.Channel) -> trainer_pb2_grpc.TrainerServiceStub:
-    return trainer_pb2_grpc.TrainerServiceStub(channel)
+def _trigger(run: trainer_pb2.TrainingRun) -> str:
+    return enum_word(trainer_pb2.Trigger, run.trigger)
 
 
-def _run(channel: grpc.Channel, run_id: str) -> trainer_pb2.TrainingRun:
+def _state(run: trainer_pb2.TrainingRun) -> str:
+    return enum_word(trainer_pb2.RunState, run.state)
+
+
+def _stage(run: trainer_pb2.TrainingRun) -> str:
+    return enum_word(trainer_pb2.RunStage, run.stage)
+
+
+def _run(trainer: trainer_pb2_grpc.TrainerServiceStub, run_id: str) -> trainer_pb2.TrainingRun:
     """Return a run, the newest if none is named."""
-    stub = _stub(channel)
     if run_id:
-        return stub.GetTrainingRun(trainer_pb2.GetTrainingRunRequest(run_id=run_id), timeout=CALL_SECONDS).run
-    watched = stub.WatchTrainingRun(trainer_pb2.WatchTrainingRunRequest(), timeout=CALL_SECONDS)
+        return trainer.GetTrainingRun(trainer_pb2.GetTrainingRunRequest(run_id=run_id)).run
+    watched = trainer.WatchTrainingRun(trainer_pb2.WatchTrainingRunRequest())
     run = next(iter(watched)).run
     watched.cancel()
     return run

@@ -2,23 +2,23 @@
 
 from typing import Annotated
 
-import grpc
 import typer
-from moodfood.trainer.v1 import scheduler_pb2, scheduler_pb2_grpc
+from moodfood.trainer.v1 import scheduler_pb2
 
-from services.cli.output import enum_word, one_line_errors, plain, print_facts, print_json
-from services.cli.settings import Settings
-
-CALL_SECONDS = 10
+from services.cli.arguments import Json
+from services.cli.connection import SCHEDULER, reach
+from services.cli.output import enum_word, plain, print_facts, print_json
 
 app = typer.Typer(help="The built-in schedule of training runs.", no_args_is_help=True)
+start = typer.Typer(help="Start the schedule, or replace it: weekly, monthly or adaptive.", no_args_is_help=True)
+app.add_typer(start, name="start")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Hour = Annotated[int, typer.Option("--hour", min=0, max=23, help="UTC.")]
 Minute = Annotated[int, typer.Option("--minute", min=0, max=59)]
 
 
-@app.command()
+@start.command()
+@app.command(hidden=True)
 def weekly(
     day: Annotated[int, typer.Option("--day", min=1, max=7, help="1 is Monday, 7 is Sunday.")] = 7,
     hour: Hour = 3,
@@ -32,7 +32,8 @@ def weekly(
     )
 
 
-@app.command()
+@start.command()
+@app.command(hidden=True)
 def monthly(
     day: Annotated[int, typer.Option("--day", min=1, max=31, help="The last day in shorter months.")] = 1,
     hour: Hour = 3,
@@ -46,7 +47,8 @@ def monthly(
     )
 
 
-@app.command()
+@start.command()
+@app.command(hidden=True)
 def adaptive(
     check_minutes: Annotated[int, typer.Option("--check-minutes", min=1, max=1440)] = 15, as_json: Json = False
 ) -> None:
@@ -57,24 +59,22 @@ def adaptive(
 @app.command()
 def stop(as_json: Json = False) -> None:
     """End the schedule."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).StopSchedule(scheduler_pb2.StopScheduleRequest(), timeout=CALL_SECONDS)
+    with reach(SCHEDULER) as scheduler:
+        answer = scheduler.StopSchedule(scheduler_pb2.StopScheduleRequest())
     _show(answer.state, as_json)
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the schedule."""
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).GetSchedule(scheduler_pb2.GetScheduleRequest(), timeout=CALL_SECONDS)
+    with reach(SCHEDULER) as scheduler:
+        answer = scheduler.GetSchedule(scheduler_pb2.GetScheduleRequest())
     _show(answer.state, as_json)
 
 
 def _start(schedule: scheduler_pb2.Schedule, as_json: bool) -> None:
-    with one_line_errors(), grpc.insecure_channel(Settings().trainer) as channel:
-        answer = _stub(channel).StartSchedule(
-            scheduler_pb2.StartScheduleRequest(schedule=schedule), timeout=CALL_SECONDS
-        )
+    with reach(SCHEDULER) as scheduler:
+        answer = scheduler.StartSchedule(scheduler_pb2.StartScheduleRequest(schedule=schedule))
     _show(answer.state, as_json)
 
 
@@ -90,7 +90,3 @@ def _show(state: scheduler_pb2.ScheduleState, as_json: bool) -> None:
             "last outcome": state.last_outcome or "-",
         }
     )
-
-
-def _stub(channel: grpc.Channel) -> scheduler_pb2_grpc.SchedulerServiceStub:
-    return scheduler_pb2_grpc.SchedulerServiceStub(channel)

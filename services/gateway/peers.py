@@ -12,12 +12,15 @@ from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, traine
 from services.gateway.settings import Settings
 
 HEALTH_DEADLINE_SECONDS = 1.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 _OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     # A replica that comes back is used within a second instead of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A thousand training runs are more than the 4 MiB that gRPC takes by default.
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
 )
 
 

@@ -6,7 +6,7 @@ Only texts that a service wrote for callers are passed on: those with an ErrorIn
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
 import msgspec
@@ -14,8 +14,10 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from msgspec import Meta, Struct
 
-from services.gateway.schemas import Problem
+from services.gateway.refusals import InvalidBody, explain
 
 MEDIA_TYPE = "application/problem+json"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -44,66 +46,100 @@ _FIXED_TEXTS = {
 }
 _INTERNAL_TEXT = "internal error; the gateway's log has the details"
 
+# What the API page says of each status that a route can give.
+DESCRIPTIONS = {
+    400: "A field or parameter is missing, unknown or has a value that is not allowed; `errors` names it.",
+    404: "What the request names does not exist.",
+    409: "Not possible now, for example because something else is going on; `reason` and `detail` say why.",
+    413: "The body is too large.",
+    429: "Too many calls at once; try again in a moment.",
+    499: "The call was cancelled before it was answered, for example because a service is stopping; try again.",
+    500: "A bug; the log of the gateway has the details.",
+    503: "A service behind the gateway cannot be reached or cannot do its work now; try again in a moment.",
+    504: "A service behind the gateway did not answer in time; try again.",
+}
+# Every route that calls a service can give these.
+_OF_EVERY_CALL = (429, 499, 500, 503, 504)
+
 _log = structlog.get_logger()
 
 
-class InvalidBody(Exception):
-    """The body says too much or too little; names the field."""
+class FieldProblem(Struct):
+    """A field at fault."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
+    field: Annotated[str, Meta(examples=["user_context.dietary_restriction"])]
+    description: Annotated[str, Meta(examples=["is unknown; did you mean 'dietary_restrictions'?"])]
 
 
-def problem_response(problem: Problem) -> Response[bytes]:
+class Problem(Struct, omit_defaults=True):
+    """Problem details as in RFC 9457. Fields that are empty are left out."""
+
+    title: str
+    status: int
+    detail: Annotated[str, Meta(description="One sentence for a person")]
+    reason: Annotated[str, Meta(description="For a program; it does not change", examples=["INVALID_BODY"])]
+    type: str = "about:blank"
+    errors: Annotated[list[FieldProblem], Meta(description="The fields at fault")] = msgspec.field(default_factory=list)
+    operation: Annotated[str, Meta(description="The training run that is going on")] = ""
+    metadata: Annotated[dict[str, str], Meta(description="More facts for a program")] = msgspec.field(
+        default_factory=dict
+    )
+
+
+def describe(*statuses: int) -> dict[int, ResponseSpec]:
+    """Return the problems that a route can give, for the API page: these statuses and those of every call."""
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description=DESCRIPTIONS[status], media_type=MEDIA_TYPE)
+        for status in (*statuses, *_OF_EVERY_CALL)
+    }
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """Return a problem as a response."""
-    return Response(msgspec.json.encode(problem), status_code=problem.status, media_type=MEDIA_TYPE)
-
-
-def from_invalid_body(_request: Request[Any, Any, Any], error: InvalidBody) -> Response[bytes]:
-    """Answer a body that the gateway itself refuses."""
-    return problem_response(
-        Problem(
-            title="Bad Request",
-            status=400,
-            detail=str(error),
-            reason="INVALID_BODY",
-            errors=[{"field": error.field, "description": error.problem}],
-        )
+    return Response(
+        msgspec.json.encode(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {})
     )
 
 
-def from_undecodable_body(_request: Request[Any, Any, Any], _error: UnicodeDecodeError) -> Response[bytes]:
+def refuse_body(detail: str, errors: list[FieldProblem] | None = None) -> Response[bytes]:
+    """Return a 400."""
+    return problem_response(
+        Problem(title="Bad Request", status=400, detail=detail, reason="INVALID_BODY", errors=errors or [])
+    )
+
+
+def answer_invalid_body(_request: Request[Any, Any, Any], error: InvalidBody) -> Response[bytes]:
+    """Answer a body or a query parameter that the gateway itself refuses."""
+    return refuse_body(str(error), [FieldProblem(error.field, error.problem)])
+
+
+def answer_undecodable_body(_request: Request[Any, Any, Any], _error: UnicodeDecodeError) -> Response[bytes]:
     """Answer a body that is not UTF-8."""
-    return problem_response(
-        Problem(title="Bad Request", status=400, detail="the body is not UTF-8", reason="INVALID_BODY")
-    )
+    return refuse_body("the body is not UTF-8")
 
 
-def from_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def answer_nested_body(_request: Request[Any, Any, Any], _error: RecursionError) -> Response[bytes]:
+    """Answer a body of very many arrays or objects within one another. Nothing but its parser recurses that deep."""
+    return refuse_body("the body is nested too deeply")
+
+
+def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer what Litestar refuses: unknown paths, methods, bodies that are no JSON or have the wrong types."""
     status = error.status_code
-    errors = [
-        {"field": str(each.get("key", "")), "description": str(each.get("message", ""))}
-        for each in (error.extra if isinstance(error, ValidationException) and isinstance(error.extra, list) else [])
-        if isinstance(each, dict)
-    ]
     if status >= 500:
-        return _internal(error)
-    detail = "; ".join(f"{each['field']}: {each['description']}" for each in errors) or error.detail
-    return problem_response(
-        Problem(
-            title=HTTPStatus(status).phrase,
-            status=status,
-            detail=detail,
-            reason="INVALID_BODY" if status == 400 else HTTPStatus(status).name,
-            errors=errors,
-        )
-    )
+        return answer_unexpected(request, error)
+    complaints = error.extra if isinstance(error, ValidationException) and isinstance(error.extra, list) else []
+    errors = [FieldProblem(**explain(request.route_handler, complaint)) for complaint in complaints]
+    detail = _join(errors) or error.detail
+    if status == 400:
+        return refuse_body(detail, errors)
+    if status == 413:
+        detail = f"the body is larger than {request.route_handler.resolve_request_max_body_size()} bytes"
+    names = HTTPStatus(status)
+    return problem_response(Problem(names.phrase, status, detail, names.name), error.headers)
 
 
-def from_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcError) -> Response[bytes]:
+def answer_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcError) -> Response[bytes]:
     """Answer what a service behind the gateway refused or failed at."""
     status = _HTTP_OF.get(error.code(), 500)
     info, violations = _details(error)
@@ -114,12 +150,12 @@ def from_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcError
         detail, reason = error.details() or "", info.reason
     metadata = dict(info.metadata) if info else {}
     names: Mapping[str, str] = request.route_handler.opt.get(FIELD_NAMES, {})
-    errors = [{"field": _renamed(each.field, names), "description": each.description} for each in violations]
+    errors = [FieldProblem(_rename(found.field, names), found.description) for found in violations]
     return problem_response(
         Problem(
             title=HTTPStatus(status).phrase if status != 499 else "Client Closed Request",
             status=status,
-            detail="; ".join(f"{each['field']}: {each['description']}" for each in errors) or detail,
+            detail=_join(errors) or detail,
             reason=reason,
             errors=errors,
             operation=metadata.pop("operation", ""),
@@ -128,12 +164,8 @@ def from_peer_error(request: Request[Any, Any, Any], error: grpc.aio.AioRpcError
     )
 
 
-def from_unexpected(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def answer_unexpected(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer a bug."""
-    return _internal(error)
-
-
-def _internal(error: Exception) -> Response[bytes]:
     _log.error("unexpected error", exc_info=error)
     return problem_response(
         Problem(title="Internal Server Error", status=500, detail=_INTERNAL_TEXT, reason="INTERNAL")
@@ -157,7 +189,11 @@ def _details(
     return info, violations
 
 
-def _renamed(field: str, names: Mapping[str, str]) -> str:
+def _join(errors: list[FieldProblem]) -> str:
+    return "; ".join(f"{error.field}: {error.description}" for error in errors)
+
+
+def _rename(field: str, names: Mapping[str, str]) -> str:
     """Return the field's name in the REST body: its first part may be called otherwise there."""
     first, dot, rest = field.partition(".")
     return f"{names.get(first, first)}{dot}{rest}"

@@ -1,36 +1,37 @@
 """Starts the inference service: the only place that reads its environment and wires its objects."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import structlog
 import uvloop
 from moodfood.inference.v1 import inference_pb2_grpc
-from pydantic import ValidationError
 
-from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import load_catalogue
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.keywords import KeywordClassifier
+from services.inference.classifiers.taxonomy import NO_TAXONOMY, load_taxonomy
+from services.inference.dishes.catalogue import NO_CATALOGUE, load_catalogue
+from services.inference.dishes.recommender import Recommender
 from services.inference.errors import BrokenData
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.recommendation import Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
+from services.inference.models.following import follow
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.experiment import ExperimentFollower
+from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
 from services.inference.status import ERROR_TABLE
-from services.inference.taxonomy import load_taxonomy
-from services.inference.trials import Trials
 from services.language.encoder import Encoder, EncoderDamaged, load_encoder
 from services.transport.logs import configure_logs
-from services.transport.serving import bind, build_server, exit_on_setup_errors, start, until_signal
+from services.transport.serving import bind, build_server, start, until_signal
+from services.transport.settings import address, load_settings
+from services.transport.startup import exit_on_setup_errors
 
 _log = structlog.get_logger()
 
 
-def usable_encoder(folder: Path) -> Encoder | None:
+def load_usable_encoder(folder: Path) -> Encoder | None:
     """Return the encoder, or None and a line in the log when there is none that works."""
     try:
         encoder = load_encoder(folder)
@@ -44,16 +45,17 @@ def usable_encoder(folder: Path) -> Encoder | None:
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
-    taxonomy = load_taxonomy(settings.taxonomy_path)
-    recommender = Recommender(taxonomy, load_catalogue(settings.catalogue_path))
+    taxonomy = load_taxonomy(settings.taxonomy_path) if settings.taxonomy_path else NO_TAXONOMY
+    catalogue = load_catalogue(settings.catalogue_path) if settings.catalogue_path else NO_CATALOGUE
+    recommender = Recommender(taxonomy, catalogue)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
-    repository = ModelRepository(settings.models_dir, settings.model)
-    loader = Loader(repository, keyword_stage, len(taxonomy.entries), usable_encoder(settings.encoder_path))
-    holder = ModelHolder(repository, loader, settings.keep_warm_seconds)
+    registry = RegistryReader(settings.models_dir, settings.model)
+    loader = Loader(registry, keyword_stage, len(taxonomy.entries), load_usable_encoder(settings.encoder_path))
+    holder = ModelHolder(registry, loader, settings.keep_warm_seconds)
     query_log = QueryLog(settings.query_log_path, settings.query_log_max_bytes, settings.query_log_keep_files)
 
-    trials = Trials(repository, holder)
-    servicer = InferenceServicer(settings.model, holder, repository, recommender, query_log, trials)
+    experiments = ExperimentFollower(registry, holder)
+    servicer = InferenceServicer(settings.model, holder, registry, recommender, query_log, experiments)
 
     server = build_server(ERROR_TABLE)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
@@ -61,14 +63,17 @@ async def serve(settings: Settings) -> None:
     await holder.converge()
     query_log.start()
     stop = await start(server, [SERVICE_NAME])
-    following = asyncio.gather(holder.follow_alias(), trials.follow())
-    _log.info("inference serving", address=f"{settings.host}:{port}", version=holder.current.version)
+    following = [
+        asyncio.create_task(follow("the champion alias", holder.converge)),
+        asyncio.create_task(follow("the experiment", experiments.converge)),
+    ]
+    _log.info("inference serving", address=address(settings.host, port), version=holder.current.version)
 
     signal_name = await until_signal()
     _log.info("inference stopping", signal=signal_name)
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
     await stop()
     await servicer.close()
     query_log.close()
@@ -76,10 +81,10 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Run the service."""
-    settings = Settings()
+    settings = load_settings(Settings)
     configure_logs(settings.log_level)
     uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
-    exit_on_setup_errors(main, BrokenData, ValidationError, ValueError)
+    exit_on_setup_errors(main, BrokenData)

@@ -16,6 +16,7 @@ TrainerError
 ├── ExperimentInProgress     an experiment is going on
 ├── NoExperiment             none is going on
 ├── PromotionInProgress      a promotion or rollback is going on
+├── ChampionChanged          another champion serves than the one that a promotion was decided against
 ├── NotSupported             the operation exists in the standard and is not offered here
 ├── StorageFailed            a file could not be written
 ├── StageFailed              a stage of a run cannot be passed (ends the run)
@@ -23,23 +24,8 @@ TrainerError
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
-
-class ReplicaFacts(Protocol):
-    """What one replica did; see rollout.ReplicaResult."""
-
-    @property
-    def target(self) -> str:
-        """Address."""
-
-    @property
-    def version(self) -> int:
-        """Version it serves, 0 if unknown."""
-
-    @property
-    def problem(self) -> str:
-        """Why it did not swap; empty if it did."""
+from moodfood.trainer.v1.trainer_pb2 import ReplicaOutcome
 
 
 class TrainerError(Exception):
@@ -121,7 +107,7 @@ class VersionRefused(TrainerError):
 class ReplicaRejected(TrainerError):
     """An inference replica refused to load a version; every replica serves the champion as before."""
 
-    def __init__(self, target: str, problem: str, replicas: Sequence[ReplicaFacts] = ()) -> None:
+    def __init__(self, target: str, problem: str, replicas: Sequence[ReplicaOutcome] = ()) -> None:
         super().__init__(f"{target} refused to load the version: {problem}")
         self.target = target
         self.replicas = replicas
@@ -130,7 +116,7 @@ class ReplicaRejected(TrainerError):
 class NoReplicaReached(TrainerError):
     """No inference replica answered during a promotion."""
 
-    def __init__(self, targets: str, replicas: Sequence[ReplicaFacts] = ()) -> None:
+    def __init__(self, targets: str, replicas: Sequence[ReplicaOutcome] = ()) -> None:
         super().__init__(f"no inference service answered at {targets}; start one or set MOODFOOD_INFERENCE_TARGETS")
         self.targets = targets
         self.replicas = replicas
@@ -164,6 +150,17 @@ class PromotionInProgress(TrainerError):
 
     def __init__(self) -> None:
         super().__init__("another promotion or rollback is going on; try again when it has ended")
+
+
+class ChampionChanged(TrainerError):
+    """Another champion serves than the one that a promotion was decided against; nothing was changed."""
+
+    def __init__(self, expected: int, serving: int) -> None:
+        decided = f"while version {expected} served" if expected else "while there was no champion"
+        now = f"version {serving} serves now" if serving else "there is no champion now"
+        super().__init__(f"the promotion was decided {decided}, and {now}; look at the history and ask again")
+        self.expected = expected
+        self.serving = serving
 
 
 class NotSupported(TrainerError):

@@ -44,6 +44,27 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def try_lock(path: Path) -> FileLock | None:
+    """Take a lock that may be held for minutes; None while somebody holds it, in this process or in another.
+
+    The caller releases it. The system frees it when its holder dies.
+
+    Raises:
+        StorageFailed: the lock cannot be taken for another reason.
+
+    """
+    # A lock of its own for each caller: one that two callers share lets the second in.
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        return None
+    except OSError as error:
+        raise StorageFailed(f"cannot lock {path.name}: {error.strerror}") from error
+    return lock
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable.
 

@@ -1,1 +1,1 @@
-"""Transport shared by the gRPC services: serving until a signal, health, error mapping, logs. No domain code."""
+"""What all processes share and what knows no service: settings, startup, a gRPC server, health, errors, logs."""

@@ -1,8 +1,8 @@
-"""Turns exceptions into gRPC statuses, once, at the edge of a service.
+"""Turns the exceptions of a service into gRPC statuses, in one place.
 
-A service hands over a table from exception type to `Row`; the interceptor looks the exception up along its base
-classes. What is in no table is INTERNAL with a fixed text, and its traceback goes to the log, never to the caller. A
-request that does not parse is INVALID_ARGUMENT.
+A service gives a table from exception types to rows. The interceptor looks for the type of an exception, then for its
+base classes. An exception that is in no row becomes INTERNAL with a fixed text; its traceback goes to the log and never
+to the caller. A request that is not the message of its method becomes INVALID_ARGUMENT.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -30,13 +30,13 @@ def _no_violations(_error: Exception) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """How one exception type is told to a caller.
+    """What a caller is told about one type of exception.
 
     Attributes:
         code: gRPC status.
         reason: `google.rpc.ErrorInfo.reason`, in UPPER_SNAKE_CASE.
-        facts: reads `ErrorInfo.metadata` off the exception.
-        violations: reads field name -> what is wrong off the exception.
+        facts: returns `ErrorInfo.metadata` for an exception.
+        violations: returns the fields at fault and what is wrong with them.
 
     """
 
@@ -50,7 +50,7 @@ ErrorTable = Mapping[type[Exception], Row]
 
 
 class MalformedRequest(Exception):
-    """The bytes of the request are not the message that the method takes."""
+    """A request is not the message that its method takes."""
 
 
 _MALFORMED = Row(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
@@ -64,26 +64,26 @@ def status_of(error: Exception, table: ErrorTable) -> status_pb2.Status:
     if isinstance(error, MalformedRequest):
         row = _MALFORMED
     if row is None:
-        return _rich_status(_UNEXPECTED, _UNEXPECTED_TEXT, {}, {})
-    return _rich_status(row, str(error), row.facts(error), row.violations(error))
+        return _build_status(_UNEXPECTED, _UNEXPECTED_TEXT, {}, {})
+    return _build_status(row, str(error), row.facts(error), row.violations(error))
 
 
-def _rich_status(row: Row, text: str, facts: Mapping[str, str], violations: Mapping[str, str]) -> status_pb2.Status:
+def _build_status(row: Row, text: str, facts: Mapping[str, str], violations: Mapping[str, str]) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=row.reason, domain=ERROR_DOMAIN, metadata=facts)
     status = status_pb2.Status(code=code_pb2.Code.Value(row.code.name), message=text)
-    status.details.append(_packed(info))
+    status.details.append(_pack(info))
     if violations:
         request = error_details_pb2.BadRequest()
         for field, description in violations.items():
             request.field_violations.add(field=field, description=description)
-        status.details.append(_packed(request))
+        status.details.append(_pack(request))
     return status
 
 
-def _packed(message: Any) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+def _pack(message: Any) -> any_pb2.Any:
+    result = any_pb2.Any()
+    result.Pack(message)
+    return result
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Unparsed:
     problem: str
 
 
-def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def _parse_or_keep_problem(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     def parse(data: bytes) -> Any:
         try:
             return deserializer(data) if deserializer else data
@@ -101,19 +101,19 @@ def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], 
     return parse
 
 
-def _checked(request: Any) -> Any:
+def _check(request: Any) -> Any:
     if isinstance(request, _Unparsed):
         raise MalformedRequest("the request is not a valid message of this method; check it against the proto")
     return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _check_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _checked(request)
+        yield _check(request)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers every exception of a handler with the status its row in the table says."""
+    """Answers a call whose handler raised an exception with the status of the exception."""
 
     def __init__(self, table: ErrorTable) -> None:
         self._table = table
@@ -130,44 +130,44 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            self._handlers[method] = self._wrapped(handler, method)
+            self._handlers[method] = self._wrap(handler, method)
         return self._handlers[method]
 
-    def _wrapped(self, handler: Any, method: str) -> Any:
+    def _wrap(self, handler: Any, method: str) -> Any:
         if method.startswith("/grpc."):
             return handler
         if handler.request_streaming and handler.response_streaming:
             return handler
         if handler.response_streaming:
-            make, behaviour = grpc.unary_stream_rpc_method_handler, self._streaming(handler.unary_stream, method)
+            make, behaviour = grpc.unary_stream_rpc_method_handler, self._wrap_stream_out(handler.unary_stream, method)
         elif handler.request_streaming:
-            make, behaviour = grpc.stream_unary_rpc_method_handler, self._collecting(handler.stream_unary, method)
+            make, behaviour = grpc.stream_unary_rpc_method_handler, self._wrap_stream_in(handler.stream_unary, method)
         else:
-            make, behaviour = grpc.unary_unary_rpc_method_handler, self._unary(handler.unary_unary, method)
-        return make(behaviour, _tolerant(handler.request_deserializer), handler.response_serializer)
+            make, behaviour = grpc.unary_unary_rpc_method_handler, self._wrap_unary(handler.unary_unary, method)
+        return make(behaviour, _parse_or_keep_problem(handler.request_deserializer), handler.response_serializer)
 
-    def _unary(self, behaviour: Any, method: str) -> Any:
+    def _wrap_unary(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Any) -> Any:
             try:
-                return await behaviour(_checked(request), context)
+                return await behaviour(_check(request), context)
             except Exception as error:
                 await self._abort(error, context, method)
 
         return call
 
-    def _collecting(self, behaviour: Any, method: str) -> Any:
+    def _wrap_stream_in(self, behaviour: Any, method: str) -> Any:
         async def call(requests: AsyncIterator[Any], context: Any) -> Any:
             try:
-                return await behaviour(_checked_stream(requests), context)
+                return await behaviour(_check_stream(requests), context)
             except Exception as error:
                 await self._abort(error, context, method)
 
         return call
 
-    def _streaming(self, behaviour: Any, method: str) -> Any:
+    def _wrap_stream_out(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async for response in behaviour(_checked(request), context):
+                async for response in behaviour(_check(request), context):
                     yield response
             except Exception as error:
                 await self._abort(error, context, method)

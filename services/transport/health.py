@@ -1,4 +1,4 @@
-"""The standard health service, with the List method that grpcio-health-checking leaves out of its asyncio servicer."""
+"""The standard gRPC health service. It adds the method List, which the library leaves out of its asyncio servicer."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class HealthServicer(aio.HealthServicer):
 
 
 async def add_health(server: grpc.aio.Server, service_names: Sequence[str]) -> HealthServicer:
-    """Serve health on the server and say SERVING overall and for each name."""
+    """Add the health service to a server. It says SERVING for the whole server and for every service named."""
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", *service_names):

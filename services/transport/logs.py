@@ -1,4 +1,4 @@
-"""One line per event on standard error, the same shape in every service."""
+"""Logs: one line for each event on standard error, in the same form in every service."""
 
 import logging
 import sys
@@ -7,15 +7,7 @@ import structlog
 
 
 def configure_logs(level: str = "INFO") -> None:
-    """Send structlog's events to standard error as `level event key=value` lines.
-
-    Raises:
-        ValueError: the level is not one of logging's names.
-
-    """
-    numeric_level = logging.getLevelNamesMapping().get(level.upper())
-    if numeric_level is None:
-        raise ValueError(f"MOODFOOD_LOG_LEVEL is {level!r}; use DEBUG, INFO, WARNING or ERROR")
+    """Send structlog's events of a level and above to standard error as `timestamp level event key=value` lines."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -23,6 +15,6 @@ def configure_logs(level: str = "INFO") -> None:
             structlog.processors.format_exc_info,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(numeric_level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -1,8 +1,7 @@
-"""Runs one gRPC server until SIGINT or SIGTERM, then lets calls in flight finish."""
+"""Runs one gRPC server until a signal, then lets the calls in flight finish."""
 
 import asyncio
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -12,17 +11,20 @@ from grpc_reflection.v1alpha import reflection
 
 from services.transport.errors import ErrorInterceptor, ErrorTable
 from services.transport.health import add_health
-from services.transport.tether import end_with_supervisor
+from services.transport.settings import address
+from services.transport.startup import PortTaken, listen
+from services.transport.supervisor import end_with_supervisor
 
 SHUTDOWN_GRACE_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 1000
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+# Lists of runs and versions are long; what a client sends is not.
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+
+# Options of a channel that asks for such lists; without them a client takes 4 MiB.
+LARGE_RESPONSES = (("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),)
 
 _log = structlog.get_logger()
-
-
-class PortTaken(Exception):
-    """Another process listens on the port; the text names it and the variable that changes it."""
 
 
 def build_server(errors: ErrorTable) -> grpc.aio.Server:
@@ -33,29 +35,32 @@ def build_server(errors: ErrorTable) -> grpc.aio.Server:
         options=[
             # Without this two servers can bind one port and each gets half of the calls.
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         ],
     )
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, port_variable: str) -> int:
-    """Bind the server and return its port (the chosen one for port 0).
+    """Bind the server and return its port, which the system chooses for port 0.
 
     Raises:
-        PortTaken: somebody listens there already, or the host is not ours.
+        PortTaken: another process listens there, or the host is not an address of this machine.
 
     """
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(address(host, port))
     except RuntimeError:
         bound = 0
     if bound == 0:
-        raise PortTaken(f"cannot listen on {host}:{port}: the port is taken; set {port_variable} to a free one")
+        # gRPC does not say why; the system does.
+        listen(host, port, port_variable).close()
+        raise PortTaken(f"cannot listen on {address(host, port)}; set {port_variable} to a free port")
     return bound
 
 
 async def start(server: grpc.aio.Server, service_names: Sequence[str]) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Add health and reflection, start, and return the coroutine function that stops the server gracefully."""
+    """Add health and reflection and start the server; return the coroutine function that stops it gracefully."""
     health = await add_health(server, service_names)
     reflection.enable_server_reflection((*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     await server.start()
@@ -68,7 +73,7 @@ async def start(server: grpc.aio.Server, service_names: Sequence[str]) -> Callab
 
 
 async def until_signal() -> str:
-    """Wait for SIGINT or SIGTERM and return its name; the end of the supervisor counts as SIGTERM."""
+    """Wait for SIGINT or SIGTERM and return its name. The end of the supervisor sends SIGTERM."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[str] = loop.create_future()
 
@@ -80,13 +85,3 @@ async def until_signal() -> str:
         loop.add_signal_handler(number, receive, number)
     end_with_supervisor()
     return await received
-
-
-def exit_on_setup_errors(main: Callable[[], None], *setup_errors: type[Exception]) -> None:
-    """Run a service; what the operator can mend becomes one line on standard error and exit status 1."""
-    try:
-        main()
-    except Exception as error:
-        if not isinstance(error, (PortTaken, *setup_errors)):
-            raise
-        sys.exit(str(error))

@@ -99,8 +99,8 @@ TRAINING_LIBRARIES = ("sklearn", "skl2onnx", "onnx", "scipy", "numba")
     ("service", "absent"),
     [
         ("inference", TRAINING_LIBRARIES),
-        ("gateway", (*TRAINING_LIBRARIES, "onnxruntime", "numpy")),
-        ("trainer", ("litestar", "uvicorn", "honcho", "typer", "rich")),
+        ("gateway", (*TRAINING_LIBRARIES, "onnxruntime", "numpy", "grpc_reflection")),
+        ("trainer", ("litestar", "uvicorn", "typer", "rich")),
     ],
 )
 def test_service_starts_without_what_its_image_lacks(service: str, absent: tuple[str, ...]) -> None:

@@ -7,19 +7,18 @@ from typing import Any, cast
 import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.inference.answering import Answering
-from services.inference.cascade import Stage, StageKind
-from services.inference.query_log import QueryLog
-from services.inference.ranking import Intent
-from services.inference.repository import ModelRepository
-from services.inference.servable import Servable
-from services.inference.trial import Trial
-from services.trainer.feedback.answered_query import AnsweredQuery
-from services.trainer.feedback.query_log import QueryHistory
-from services.trainer.feedback.review import Reason, items_of
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.ranking import Intent
+from services.inference.models.registry import RegistryReader
+from services.inference.models.servable import Servable
+from services.inference.queries.answering import Answerer
+from services.inference.queries.experiment import Experiment
+from services.inference.queries.query_log import QueryLog
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.review import Reason, find_reasons
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.experiment_verdict import observe, pairs_of
-from services.trainer.schedule.drift import traffic_of
+from services.trainer.schedule.drift import count_traffic
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL, promote
 
@@ -41,14 +40,14 @@ def servable(version: int, answering_stage: StageKind | None, label: str = "soup
     return Servable(version, 1, stages, 1, 0.0, None)
 
 
-async def read_by_the_trainer(asked: list[tuple[Servable, Trial | None]], folder: Path) -> list[AnsweredQuery]:
+async def read_by_the_trainer(asked: list[tuple[Servable, Experiment | None]], folder: Path) -> list[AnsweredQuery]:
     """Ask one query of each servable, in its experiment if there is one; return what the trainer reads of them."""
     log = QueryLog(folder / "queries.jsonl", 10**9, 1)
     log.start()
     for champion, trial in asked:
-        answering = Answering(cast("Any", Current(champion)), cast("Any", Current(trial)), log)
-        await answering.answer(["rainy day"], 1, "anna")
-        await answering.close()
+        answerer = Answerer(cast("Any", Current(champion)), cast("Any", Current(trial)), log)
+        await answerer.answer(["rainy day"], 1, "anna")
+        await answerer.close()
     log.close()
     return QueryHistory(folder / "queries.jsonl").recent()
 
@@ -56,7 +55,7 @@ async def read_by_the_trainer(asked: list[tuple[Servable, Trial | None]], folder
 async def test_trainer_counts_the_answers_of_each_stage_and_those_that_no_stage_knew(tmp_path: Path) -> None:
     kinds = [*[StageKind.LINEAR] * 4, *[StageKind.TRANSFORMER] * 3, *[StageKind.KEYWORD] * 2, None]
     queries = await read_by_the_trainer([(servable(1, kind), None) for kind in kinds], tmp_path)
-    traffic = traffic_of(queries)
+    traffic = count_traffic(queries)
     assert (traffic.queries, traffic.escalated, traffic.unknown) == (10, 3, 1)
     assert traffic.labels == {"soup": 9, "unknown": 1}
 
@@ -64,7 +63,7 @@ async def test_trainer_counts_the_answers_of_each_stage_and_those_that_no_stage_
 async def test_trainer_asks_people_about_what_only_keywords_or_nothing_answered(tmp_path: Path) -> None:
     kinds = (StageKind.LINEAR, StageKind.TRANSFORMER, StageKind.KEYWORD, None)
     queries = await read_by_the_trainer([(servable(1, kind), None) for kind in kinds], tmp_path)
-    reasons = [[item.reason for item in items_of(query, known_words=())] for query in queries]
+    reasons = [[item.reason for item in find_reasons(query, known_words=())] for query in queries]
     assert reasons == [[], [], [Reason.UNCERTAIN], [Reason.UNCERTAIN]]
 
 
@@ -73,7 +72,7 @@ async def test_trainer_tells_champion_from_challenger_whoever_answered_the_calle
     tmp_path: Path, canary: bool, answered_by_challenger: int
 ) -> None:
     champion, challenger = servable(1, StageKind.LINEAR, "soup"), servable(2, StageKind.LINEAR, "cake")
-    trial = Trial("e1", challenger, champion_version=1, share=1.0, canary=canary)
+    trial = Experiment("e1", challenger, champion_version=1, share=1.0, canary=canary)
     pairs = pairs_of(await read_by_the_trainer([(champion, trial)], tmp_path), "e1")
     assert [(pair.champion, pair.challenger) for pair in pairs] == [("soup", "cake")]
     assert answered_by_challenger == observe(pairs, {}).challenger_answered
@@ -89,7 +88,7 @@ async def test_trainer_counts_a_failure_of_the_challenger_and_not_one_of_the_cha
     tmp_path: Path, canary: bool
 ) -> None:
     broken = Servable(2, 1, (Stage(StageKind.LINEAR, Crashing(())),), 1, 0.0, None)
-    trial = Trial("e1", broken, champion_version=1, share=1.0, canary=canary)
+    trial = Experiment("e1", broken, champion_version=1, share=1.0, canary=canary)
     pairs = pairs_of(await read_by_the_trainer([(servable(1, StageKind.LINEAR), trial)], tmp_path), "e1")
     assert (observe(pairs, {}).errors, observe(pairs, {}).challenger_answered) == (1, 0)
 
@@ -97,13 +96,13 @@ async def test_trainer_counts_a_failure_of_the_challenger_and_not_one_of_the_cha
 def test_inference_follows_the_alias_the_history_and_the_experiment_that_the_trainer_wrote(
     registry: ModelRegistry,
 ) -> None:
-    repository = ModelRepository(registry.folder.parent, MODEL)
+    reader = RegistryReader(registry.folder.parent, MODEL)
     alias = promote(registry, 2)
-    assert alias == repository.champion()
+    assert alias == reader.champion()
     (registry.folder / "champion").write_text("damaged")
-    by_history = repository.champion()
+    by_history = reader.champion()
     assert by_history is not None
     assert (alias.version, alias.generation) == (by_history.version, by_history.generation)
     experiment = pb.Experiment(experiment_id="e1", challenger_version=1, champion_version=2, share=0.5, running=True)
-    registry.begin_experiment(experiment)
-    assert experiment == repository.experiment()
+    registry.experiment.begin(experiment)
+    assert experiment == reader.experiment()

@@ -8,19 +8,19 @@ import pytest
 
 import services.inference
 import services.trainer
-from services.gateway import schemas
-from services.inference import servicer as inference_servicer
+from services.gateway.routes import fields, queries
+from services.inference import request_checks
 from services.inference import status as inference_status
 from services.inference.errors import InferenceError
 from services.language import text
-from services.trainer.api import status as trainer_status
+from services.trainer.api import errors as trainer_status
 from services.trainer.errors import TrainerError
 from services.transport.errors import ErrorTable, status_of
 
 
 def test_limits_are_the_same_everywhere() -> None:
-    assert text.MAX_QUERY_CHARS == schemas.MAX_TEXT_CHARS
-    assert inference_servicer.MAX_BATCH_TEXTS == schemas.MAX_BATCH_TEXTS
+    assert text.MAX_QUERY_CHARS == fields.MAX_TEXT_CHARS
+    assert request_checks.MAX_BATCH_TEXTS == queries.MAX_BATCH_TEXTS
 
 
 def kinds_of(base: type[Exception]) -> set[type[Exception]]:

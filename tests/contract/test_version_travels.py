@@ -12,19 +12,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.inference.cascade import Stage, StageKind, answer
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.repository import ModelRepository
+from services.inference.classifiers.cascade import Stage, StageKind, answer
+from services.inference.classifiers.keywords import KeywordClassifier
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
 from services.language.encoder import load_encoder
 from services.language.text import normalise
-from services.trainer.dataset.examples import read_examples
+from services.trainer.dataset.files import read_examples
 from services.trainer.fitting.fit import FittedModel, fit
 from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import TIE_MARGIN, TOLERANCE
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from tests.conftest import ENCODER
 from tests.registries import MODEL
@@ -36,7 +36,7 @@ def fitted(small_data: Path, trained_models: Path) -> FittedModel:
     encoder = load_encoder(ENCODER)
     assert encoder is not None
     store = EmbeddingStore(encoder, ModelRegistry(trained_models, MODEL, 10).embeddings_folder)
-    return fit(examples, [False] * len(examples), store).served
+    return fit(examples, [False] * len(examples), store).serving
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +112,16 @@ def test_head_answers_as_scikit_learn_does(fitted: FittedModel, graphs: Graphs, 
         lambda model: model.scales_.__setitem__(slice(None), model.scales_ + 1),
         lambda model: model.squares_.__setitem__(slice(None), model.squares_ * 2),
         lambda model: setattr(model, "words_", (model.words_[1], model.words_[0], *model.words_[2:])),
-        lambda model: setattr(model, "temperature_", model.temperature_ * 1.01),
+        lambda model: setattr(model, "inverse_temperature_", model.inverse_temperature_ * 1.01),
     ],
-    ids=["one weight", "scales", "norms", "two words swapped", "temperature"],
+    ids=["one weight", "scales", "norms", "two words swapped", "inverse temperature"],
 )
 def test_parity_notices_an_export_of_another_model(small_data: Path, damage) -> None:  # type: ignore[no-untyped-def]
     """The comparison above has the power to fail: any part of the model that differs shows on known words."""
     examples, _ = read_examples([small_data / "examples" / "train" / "mood_food.jsonl"])
     texts = [normalise(each.text) for each in examples]
-    belongs = np.array([[label in each.labels for label in ("flavor_spicy", "emotion_sad")] for each in examples])
-    model = LinearClassifier().fit(texts, belongs).calibrated(3.0)
+    label_matrix = np.array([[label in each.labels for label in ("flavor_spicy", "emotion_sad")] for each in examples])
+    model = LinearClassifier().fit(texts, label_matrix).calibrate(3.0)
     expected = model.predict_proba([*texts, *model.words_])
     damage(model)
     served = FittedModel(model, None, ("spicy", "sad"), None, None)  # type: ignore[arg-type]
@@ -129,9 +129,9 @@ def test_parity_notices_an_export_of_another_model(small_data: Path, damage) -> 
     assert np.abs(asked(session, [*texts, *model.words_]) - expected).max() > TOLERANCE
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-9, 1e-3])
-def test_model_that_learned_next_to_nothing_is_exported_faithfully(fitted: FittedModel, temperature: float) -> None:
-    model = copy(fitted.linear).calibrated(temperature)
+@pytest.mark.parametrize("factor", [0.0, 1e-9, 1e-3])
+def test_model_that_learned_next_to_nothing_is_exported_faithfully(fitted: FittedModel, factor: float) -> None:
+    model = copy(fitted.linear).calibrate(factor)
     served = FittedModel(model, None, fitted.labels, fitted.thresholds, fitted.choices)
     session = onnxruntime.InferenceSession(export_graphs(served).linear)
     texts = ["rainy day soup", "", "soup " * 2_000]
@@ -147,19 +147,19 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
     names = ["scores", "word_contributions", "character_contributions"]
     texts = np.array([["rainy day soup"], [""], ["🌶 hot"]], dtype=object)
     scores, words, characters = session.run(names, {"text": texts})
-    intercepts = fitted.linear.intercepts_ * fitted.linear.temperature_
+    intercepts = fitted.linear.intercepts_ * fitted.linear.inverse_temperature_
     assert np.allclose(words.sum(axis=1) + characters.sum(axis=1) + intercepts, scores, atol=1e-5)
 
 
 def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path) -> None:
     registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
     assert encoder is not None
-    scorer, _ = open_version(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder), judged=False)
+    scorer, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder))
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
-    loader = Loader(ModelRepository(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
+    loader = Loader(RegistryReader(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])
     texts = [each.text for each in held_out]
-    measured, outcomes = scorer.answers(texts), answer(texts, loader.load(1, 1).stages, 1)
+    measured, outcomes = scorer.answer(texts), answer(texts, loader.load(1, 1).stages, 1)
     kinds = [StageKind.TRANSFORMER if each else StageKind.LINEAR for each in measured.escalated]
     assert {StageKind.TRANSFORMER, StageKind.LINEAR} == set(kinds)
     for row, outcome, kind, answered in zip(measured.probabilities, outcomes, kinds, measured.answered, strict=True):

@@ -3,17 +3,10 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
-import grpc_testing
 import pytest
-from google.longrunning import operations_pb2
-from moodfood.trainer.v1 import trainer_pb2 as pb
 
-from services.cli import operating
-from services.cli.__main__ import repeated
 from tests.conftest import ROOT
 
 
@@ -80,33 +73,3 @@ def test_what_the_user_can_mend_is_one_line(tmp_path: Path, arguments: list[str]
     assert finished.returncode == 1
     assert said in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
-
-
-def test_examples_option_takes_several_files() -> None:
-    assert repeated(["train", "--examples", "a", "b", "--models", "m", "x"]) == [
-        "train", "--examples", "a", "--examples", "b", "--models", "m", "x",
-    ]  # fmt: skip
-
-
-def test_run_is_followed_change_by_change_until_it_ends() -> None:
-    """The client against a scripted server: grpcio-testing plays the trainer."""
-    service = pb.DESCRIPTOR.services_by_name["TrainerService"]
-    channel = grpc_testing.channel([service], grpc_testing.strict_real_time())
-    shown: list[int] = []
-    with ThreadPoolExecutor(1) as executor:
-        followed = executor.submit(
-            operating.retrain, channel, pb.TRIGGER_MANUAL, True, False, lambda run: shown.append(run.percent)
-        )
-        _, request, retrain = channel.take_unary_unary(service.methods_by_name["Retrain"])
-        operation = operations_pb2.Operation(name="operations/r1")
-        operation.metadata.Pack(pb.TrainingRun(run_id="r1"))
-        retrain.send_initial_metadata(())
-        retrain.terminate(operation, (), grpc.StatusCode.OK, "")
-        _, watched, stream = channel.take_unary_stream(service.methods_by_name["WatchTrainingRun"])
-        stream.send_initial_metadata(())
-        for percent in (8, 70, 100):
-            state = pb.RUN_STATE_SUCCEEDED if percent == 100 else pb.RUN_STATE_RUNNING
-            stream.send_response(pb.WatchTrainingRunResponse(run=pb.TrainingRun(percent=percent, state=state)))
-        stream.terminate((), grpc.StatusCode.OK, "")
-        run = followed.result(timeout=10)
-    assert (request.force, watched.run_id, shown, run.state) == (True, "r1", [8, 70, 100], pb.RUN_STATE_SUCCEEDED)

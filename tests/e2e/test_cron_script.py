@@ -1,3 +1,5 @@
+"""The script that has cron ask for a retrain, with a crontab command that keeps its table in a file."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +11,10 @@ from tests.conftest import ROOT
 
 CRONTAB = """#!/bin/sh
 table="$FAKE_CRONTAB"
-if [ "$1" = "-l" ]; then cat "$table" 2>/dev/null || exit 1; else cat > "$table"; fi
+if [ "$1" != "-l" ]; then cat > "$table"
+elif [ -n "$CRONTAB_FAILS" ]; then echo "crontab: $CRONTAB_FAILS" >&2; exit 1
+elif [ -e "$table" ]; then cat "$table"
+else echo "no crontab for me" >&2; exit 1; fi
 """
 
 
@@ -45,6 +50,24 @@ def test_line_is_installed_replaced_shown_and_removed_and_others_stay(table: Pat
     assert ours in script("--status").stdout
     assert script("--remove").returncode == 0
     assert (backup, "5 4 * * * backup\n") == ("5 4 * * * backup", table.read_text())
+
+
+@pytest.mark.parametrize("action", ["--setup", "--remove", "--status"])
+def test_a_crontab_that_cannot_be_read_is_not_replaced(
+    table: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    table.write_text("5 4 * * * backup\n")
+    monkeypatch.setenv("CRONTAB_FAILS", "you are not allowed to use this program")
+    refused = script(action)
+    assert (refused.returncode, table.read_text()) == (1, "5 4 * * * backup\n")
+    (line,) = refused.stderr.splitlines()
+    assert "not allowed to use this program" in line
+
+
+def test_the_first_line_of_an_empty_crontab_is_ours(table: Path) -> None:
+    assert script("--setup").returncode == 0
+    (line,) = table.read_text().splitlines()
+    assert "curl" in line
 
 
 @pytest.mark.parametrize("bad", [["--hour", "24"], ["--minute", "60"], ["--day", "someday"], ["--hour", "x"]])

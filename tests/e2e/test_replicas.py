@@ -16,10 +16,12 @@ from pathlib import Path
 import grpc
 import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
+from moodfood.registry.v1.manifest_pb2 import Manifest, RuleResult
 
+from services.trainer.registry.alias import Alias
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion, Change, Changed
 from tests.conftest import ROOT
 from tests.registries import MODEL
 from tests.system import eventually, free_ports
@@ -148,10 +150,14 @@ def load(fleet: Fleet) -> Iterator[None]:
             thread.join()
 
 
-def promote(registry: ModelRegistry, fleet: Fleet, version: int) -> Change:
-    return asyncio.run(
-        Champion(fleet.registry, fleet.targets).promote(version, "test", "fault injection", must_reach=True)
-    )
+async def passes(_manifest: Manifest) -> list[RuleResult]:
+    return [RuleResult(rule="rehearsal_loads", passed=True)]
+
+
+def promote(fleet: Fleet, version: int, registry: ModelRegistry | None = None) -> Changed:
+    registry = registry or fleet.registry
+    change = Change(version, registry.alias.version(), "test", "fault injection", must_reach=True)
+    return asyncio.run(Champion(registry, fleet.targets, passes).promote(change))
 
 
 def last_answer_of(fleet: Fleet, version: int, numbers: list[int]) -> float:
@@ -167,16 +173,22 @@ def wait_for_an_answer_of_each(fleet: Fleet) -> None:
     )
 
 
-class KillingRegistry(ModelRegistry):
+class KillingAlias(Alias):
     """Kills a replica when every replica has prepared a change and none has been asked to commit it."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
-        super().__init__(fleet.models, MODEL, 10)
+        super().__init__(fleet.registry.folder, fleet.registry.history)
         self._fleet, self._number = fleet, number
 
     def set_pending(self, version: int, generation: int) -> None:
         super().set_pending(version, generation)
         self._fleet.kill(self._number)
+
+
+def killing_registry(fleet: Fleet, number: int) -> ModelRegistry:
+    registry = ModelRegistry(fleet.models, MODEL, 10)
+    registry.alias = KillingAlias(fleet, number)
+    return registry
 
 
 def kill_when_a_change_has_begun(fleet: Fleet, number: int) -> threading.Thread:
@@ -204,11 +216,11 @@ def test_replica_killed_while_it_prepares_stops_nobody_and_comes_back_on_the_cha
 
 def test_replica_killed_before_it_commits_stops_nobody_and_comes_back_on_the_champion(fleet: Fleet) -> None:
     with load(fleet):
-        change = promote(fleet, 2, KillingRegistry(fleet, 4))
+        change = promote(fleet, 2, killing_registry(fleet, 4))
         assert_only_the_last_was_not_reached(fleet, change, "not reached while committing")
 
 
-def assert_only_the_last_was_not_reached(fleet: Fleet, change: Change, problem: str) -> None:
+def assert_only_the_last_was_not_reached(fleet: Fleet, change: Changed, problem: str) -> None:
     ended, healthy = time.monotonic(), [0, 1, 2, 3]
     assert [replica.target for replica in change.replicas] == fleet.targets
     assert [replica.problem for replica in change.replicas[:4]] == [""] * 4
@@ -257,7 +269,7 @@ def test_replica_whose_files_are_damaged_between_the_phases_sends_everybody_back
     fleet: Fleet,
 ) -> None:
     """A replica that restarts between the phases has nothing aside and must load; the files are gone by then."""
-    generation = fleet.registry.next_generation()
+    generation = fleet.registry.alias.next_generation()
     with load(fleet):
         results = asyncio.run(rollout.prepare(fleet.targets, 2, generation))
         assert [result.done for result in results] == [True] * REPLICAS
@@ -268,7 +280,7 @@ def test_replica_whose_files_are_damaged_between_the_phases_sends_everybody_back
         eventually(lambda: fleet.version(3) == 1, "the restarted replica")
         committed = asyncio.run(rollout.commit(fleet.targets, 2, generation))
         assert [result.refused for result in committed] == [False, False, False, True, False]
-        asyncio.run(Champion(fleet.registry, fleet.targets).recover())
+        asyncio.run(Champion(fleet.registry, fleet.targets, passes).recover())
         ended = time.monotonic()
         eventually(lambda: fleet.versions() == [1] * REPLICAS, "everybody back on version 1", SECONDS_APART)
         wait_for_an_answer_of_each(fleet)

@@ -1,45 +1,86 @@
 """What the first user does: start everything with one command, use it, stop it."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ENCODER, ROOT
 from tests.system import System, eventually, free_ports
 
-pytestmark = pytest.mark.timeout(240)
+# The first training takes 20 s on an idle machine.
+PATIENCE_SECONDS = 300
+
+pytestmark = pytest.mark.timeout(400)
 
 
-def environment(folder: Path, ports: dict[str, int]) -> dict[str, str]:
+def environment(folder: Path, ports: dict[str, int], **more: str) -> dict[str, str]:
     return {
         **os.environ,
         "MOODFOOD_DATA_DIR": str(folder / "data"),
         "MOODFOOD_MODELS_DIR": str(folder / "models"),
+        "MOODFOOD_ENCODER_DIR": str(ENCODER),
         "MOODFOOD_TRAINER_METRICS_PORT": "0",
         **{f"MOODFOOD_{name.upper()}_PORT": str(port) for name, port in ports.items()},
+        **more,
     }
 
 
+@dataclass(frozen=True)
+class Up:
+    """A running `moodfood up` and what it printed so far."""
+
+    system: System
+    process: "subprocess.Popen[bytes]"
+    output: Path
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def says(self, text: str) -> None:
+        """Wait until it has printed a text; fail at once when it ends before."""
+
+        def said() -> bool:
+            assert text in self.text or self.process.poll() is None, self.text
+            return text in self.text
+
+        eventually(said, f"the line {text!r}", PATIENCE_SECONDS)
+
+    def stop(self, number: signal.Signals) -> None:
+        """Send a signal; everything ends with status 0, nothing is left, and nobody reads a traceback."""
+        started = descendants(self.process.pid)
+        self.process.send_signal(number)
+        assert self.process.wait(timeout=15) == 0, self.text
+        assert alive(started) == set()
+        assert "Traceback" not in self.text
+
+
 @contextmanager
-def everything(folder: Path) -> Iterator[tuple[System, subprocess.Popen[bytes], Path]]:
-    """Run `moodfood up` in empty folders; yield it with what it printed so far."""
+def everything(
+    folder: Path, python: str = sys.executable, project: Path = ROOT, host: str = "127.0.0.1", **more: str
+) -> Iterator[Up]:
+    """Run `moodfood up` with the data and models of a folder."""
     ports = dict(zip(("inference", "trainer", "gateway"), free_ports(3), strict=True))
+    variables = environment(folder, ports, MOODFOOD_HOST=host, **more)
     output = folder / "output"
     with output.open("wb") as target:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.cli", "up"],
-            cwd=ROOT, env=environment(folder, ports), stdout=target, stderr=target, start_new_session=True,
+            [python, "-m", "services.cli", "up"],
+            cwd=project, env=variables, stdout=target, stderr=target, start_new_session=True,
         )  # fmt: skip
-    system = System(folder / "data", folder / "models", environment(folder, ports), ports)
     try:
-        yield system, process, output
+        yield Up(System(folder / "data", folder / "models", variables, ports), process, output)
     finally:
         process.terminate()
         process.wait(timeout=15)
@@ -56,38 +97,93 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()}
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_one_command_starts_everything_and_one_signal_stops_it(tmp_path: Path, stop: signal.Signals) -> None:
-    with everything(tmp_path) as (system, process, output):
-        eventually(lambda: f"ready: {system.url}\n" in output.read_text(), "the ready line")
-        code, early = system.call("/classify", {"text": "rainy and cozy"})
-        assert code == 200
-        assert early["method"] in {"keyword_fallback", "ml_classifier"}
-        eventually(lambda: system.version() == 1, "the first model")
-        if stop is signal.SIGTERM:
-            checks = subprocess.run(
-                [sys.executable, "scripts/test_api_integration.py", "--url", system.url],
-                cwd=ROOT, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert (checks.returncode, checks.stdout.splitlines()[-1]) == (0, "4 of 4 checks passed"), checks.stdout
-        text = output.read_text()
-        for address in (system.inference, system.trainer, "/docs", "curl", "moodfood status"):
-            assert address in text
-        started = descendants(process.pid)
-        assert len(started) >= 7
-        process.send_signal(stop)
-        assert process.wait(timeout=10) == 0
-        assert alive(started) == set()
-    assert "Traceback" not in output.read_text()
+def test_one_command_starts_everything_and_ready_means_a_trained_model_answers(tmp_path: Path) -> None:
+    with everything(tmp_path) as up:
+        up.says(f"serving: {up.system.url}  (keywords answer until the first model is trained)\n")
+        code, early = up.system.call("/classify", {"text": "rainy and cozy"})
+        assert (code, early["method"]) in {(200, "keyword_fallback"), (200, "ml_classifier")}
+        up.says(f"ready: {up.system.url}\n")
+        assert up.system.version() == 1
+        stages = [line for line in up.text.splitlines() if line.startswith("first training: ")]
+        assert stages[-1] == "first training: promote"
+        assert len(stages) == len(set(stages)) >= 5
+        checks = subprocess.run(
+            [sys.executable, "scripts/test_api_integration.py", "--url", up.system.url],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (checks.returncode, checks.stdout.splitlines()[-1]) == (0, "4 of 4 checks passed"), checks.stdout
+        up.says("moodfood status")
+        for address in (up.system.inference, up.system.trainer, "/docs", "curl"):
+            assert address in up.text
+        up.stop(signal.SIGTERM)
+    with everything(tmp_path) as again:
+        again.says(f"ready: {again.system.url}\n")
+        assert "serving: http" not in again.text
+        again.stop(signal.SIGINT)
 
 
-def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
-    with everything(tmp_path) as (system, process, _output):
-        eventually(lambda: system.call("/readyz")[0] == 200, "everything up")
-        started = descendants(process.pid)
-        process.kill()
-        process.wait()
+@pytest.mark.parametrize("moment", ["starting inference", "serving: ", "first training: train"])
+def test_ctrl_c_ends_everything_at_any_moment(small_data: Path, tmp_path: Path, moment: str) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    with everything(tmp_path) as up:
+        up.says(moment)
+        up.stop(signal.SIGINT)
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(small_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    with everything(tmp_path) as up:
+        eventually(lambda: up.system.call("/readyz")[0] == 200, "everything up")
+        started = descendants(up.process.pid)
+        up.process.kill()
+        up.process.wait()
         eventually(lambda: not alive(started), "the end of everything that was started", 15)
+
+
+def test_a_first_training_that_fails_is_told_and_keywords_go_on_answering(small_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    train = tmp_path / "data" / "examples" / "train" / "mood_food.jsonl"
+    train.write_text(json.dumps({"text": "pizza", "labels": ["no_such_label"]}) + "\n")
+    shutil.rmtree(tmp_path / "data" / "taxonomy")
+    (tmp_path / "data" / "taxonomy").mkdir()
+    taxonomy = {"labels": [{"label": "cuisine_italian", "category": "cuisine", "descriptors": ["pizza"]}]}
+    (tmp_path / "data" / "taxonomy" / "own.json").write_text(json.dumps(taxonomy))
+    with everything(tmp_path) as up:
+        up.says("no model yet; `moodfood retrain` tries again")
+        assert up.system.intent("pizza") == "cuisine_italian"
+        assert "ready: " not in up.text
+        up.stop(signal.SIGINT)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+def test_it_runs_on_ipv6_from_a_project_python_and_data_in_folders_with_a_space(
+    small_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my food"
+    folder.mkdir()
+    shutil.copytree(small_data, folder / "data")
+    project = folder / "the project"
+    project.symlink_to(ROOT)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    libraries = sysconfig.get_paths()["purelib"]
+    with everything(
+        folder,
+        python=str(folder / "env" / "bin" / "python"),
+        project=project,
+        host="::1",
+        PYTHONPATH=f"{project}:{project / 'gen'}:{libraries}",
+    ) as up:
+        up.says(f"ready: http://[::1]:{up.system.ports['gateway']}\n")
+        up.stop(signal.SIGINT)
 
 
 def test_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:

@@ -10,18 +10,19 @@ from google.rpc import error_details_pb2, status_pb2
 from moodfood.inference.v1 import inference_pb2 as pb
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.inference.cascade import Stage, StageKind
-from services.inference.catalogue import load_catalogue
-from services.inference.keywords import KeywordClassifier
-from services.inference.loader import Loader
-from services.inference.query_log import QueryLog
-from services.inference.recommendation import Recommender
-from services.inference.reload import ModelHolder
-from services.inference.repository import ModelRepository
+from services.inference.classifiers.cascade import Stage, StageKind
+from services.inference.classifiers.keywords import NO_MATCH, KeywordClassifier
+from services.inference.classifiers.linear import NO_WORDS
+from services.inference.classifiers.taxonomy import load_taxonomy
+from services.inference.dishes.catalogue import load_catalogue
+from services.inference.dishes.recommender import Recommender
+from services.inference.models.holder import ModelHolder
+from services.inference.models.loader import Loader
+from services.inference.models.registry import RegistryReader
+from services.inference.queries.experiment import ExperimentFollower
+from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
 from services.inference.status import ERROR_TABLE
-from services.inference.taxonomy import load_taxonomy
-from services.inference.trials import Trials
 from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
@@ -38,16 +39,18 @@ class Service:
 
 
 @asynccontextmanager
-async def inference(models: Path, folder: Path, encoder: Encoder | None = None) -> AsyncIterator[Service]:
-    taxonomy = load_taxonomy(SHIPPED / "taxonomy" / "mood_food_taxonomy.json")
-    repository = ModelRepository(models, MODEL)
+async def inference(
+    models: Path, folder: Path, encoder: Encoder | None = None, data: Path | None = SHIPPED
+) -> AsyncIterator[Service]:
+    taxonomy = load_taxonomy(data / "taxonomy" / "mood_food_taxonomy.json" if data else None)
+    registry = RegistryReader(models, MODEL)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
-    holder = ModelHolder(repository, Loader(repository, keyword_stage, 138, encoder), 600.0)
+    holder = ModelHolder(registry, Loader(registry, keyword_stage, len(taxonomy.entries), encoder), 600.0)
     await holder.converge()
     log = QueryLog(folder / "queries.jsonl", 10**9, 1)
     log.start()
-    recommender = Recommender(taxonomy, load_catalogue(SHIPPED / "catalogue" / "dishes.json"))
-    servicer = InferenceServicer(MODEL, holder, repository, recommender, log, Trials(repository, holder))
+    recommender = Recommender(taxonomy, load_catalogue(data / "catalogue" / "dishes.json" if data else None))
+    servicer = InferenceServicer(MODEL, holder, registry, recommender, log, ExperimentFollower(registry, holder))
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
     async with running(servicer, add, ERROR_TABLE) as address, grpc.aio.insecure_channel(address) as channel:
         yield Service(inference_pb2_grpc.InferenceServiceStub(channel), channel, folder / "queries.jsonl")
@@ -166,6 +169,28 @@ async def test_dietary_restriction_holds_over_the_wire(models: Path, tmp_path: P
         answer = await service.stub.Recommend(request)
     assert answer.recommendations
     assert all("vegan" in dish.diets for dish in answer.recommendations)
+
+
+async def test_service_without_taxonomy_and_catalogue_classifies_and_recommends_no_dish(
+    models: Path, tmp_path: Path
+) -> None:
+    async with inference(models, tmp_path, data=None) as service:
+        known = await service.stub.Recommend(pb.RecommendRequest(text="chocolate please"))
+        unknown = (await service.stub.Classify(pb.ClassifyRequest(text="!!!"))).classification
+    assert (known.classification.intents[0].label, list(known.recommendations)) == ("flavor_chocolate", [])
+    assert (unknown.intents[0].label, unknown.stage) == ("unknown", pb.STAGE_KEYWORD)
+    assert [(passed.stage, passed.reason) for passed in unknown.passed] == [
+        (pb.STAGE_LINEAR, NO_WORDS),
+        (pb.STAGE_KEYWORD, NO_MATCH),
+    ]
+
+
+async def test_service_without_anything_answers_unknown(tmp_path: Path) -> None:
+    async with inference(tmp_path, tmp_path, data=None) as service:
+        answer = await service.stub.Recommend(pb.RecommendRequest(text="soup"))
+        status = await service.stub.GetModelStatus(pb.GetModelStatusRequest())
+    assert (answer.classification.intents[0].label, list(answer.recommendations)) == ("unknown", [])
+    assert (status.version, status.label_count) == (0, 0)
 
 
 async def test_escalated_query_is_answered_by_the_transformer_stage_and_says_why(models: Path, tmp_path: Path) -> None:

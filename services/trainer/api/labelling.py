@@ -8,12 +8,12 @@ from typing import Any
 from moodfood.trainer.v1 import trainer_pb2 as pb
 from moodfood.trainer.v1 import trainer_pb2_grpc
 
-from services.trainer.dataset.files import Format, written
+from services.trainer.api.checks import check_name
+from services.trainer.dataset.files import Format, encode_rows
 from services.trainer.errors import InvalidRequest
 from services.trainer.feedback.erasure import Erasure
-from services.trainer.feedback.intake import MAX_FILE_BYTES, Intake, check_name
-from services.trainer.feedback.review import Reason, ReviewItem
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.intake import MAX_FILE_BYTES, Intake
+from services.trainer.feedback.review import Reason, ReviewItem, ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 
 MAX_ITEMS = 200
@@ -28,7 +28,7 @@ _FORMATS = {
 _REASONS = {
     pb.REVIEW_REASON_UNCERTAIN: Reason.UNCERTAIN,
     pb.REVIEW_REASON_DISAGREEING: Reason.DISAGREEING,
-    pb.REVIEW_REASON_DRIFTING: Reason.DRIFTING,
+    pb.REVIEW_REASON_DRIFTING: Reason.UNFAMILIAR,
     pb.REVIEW_REASON_SUSPECTED_NOISE: Reason.SUSPECTED_NOISE,
 }
 _REASON_VALUES = {reason: value for value, reason in _REASONS.items()}
@@ -52,6 +52,8 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Any) -> pb.SubmitFeedbackResponse:
         """Store what a query means."""
+        check_name("user_id", request.user_id)
+        check_name("request_id", request.request_id)
         feedback_id = await self._labelling.intake.add(
             request.query_id, request.text, request.labels, request.user_id, request.request_id
         )
@@ -60,7 +62,6 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ImportExamples(
         self, request_iterator: AsyncIterator[pb.ImportExamplesRequest], context: Any
     ) -> pb.ImportExamplesResponse:
-        """Store many examples or none."""
         first = await anext(aiter(request_iterator), None)
         if first is not None and first.data:
             content = await _content(first, request_iterator)
@@ -69,18 +70,17 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
             imported, errors = await self._labelling.intake.add_all(_rows(first, request_iterator))
         return pb.ImportExamplesResponse(
             imported=imported,
-            errors=[pb.ImportError(line=each.line, field=each.field, description=each.problem) for each in errors],
+            errors=[pb.ImportError(line=bad.line, field=bad.field, description=bad.problem) for bad in errors],
         )
 
     async def ExportExamples(
         self, request: pb.ExportExamplesRequest, context: Any
     ) -> AsyncIterator[pb.ExportExamplesResponse]:
-        """Stream what people gave."""
         file_format = _format(request.format)
         records = await asyncio.to_thread(self._labelling.feedback.records)
-        rows = ((record.text, record.labels, record.source) for record in records if not record.deleted)
+        rows = ((record.text, record.labels, record.source) for record in records)
         lines: list[bytes] = []
-        for line in written(rows, file_format):
+        for line in encode_rows(rows, file_format):
             lines.append(line)
             if len(lines) == EXPORT_LINES:
                 yield pb.ExportExamplesResponse(data=b"".join(lines))
@@ -104,7 +104,7 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ResolveReviewItem(
         self, request: pb.ResolveReviewItemRequest, context: Any
     ) -> pb.ResolveReviewItemResponse:
-        """Decide an item."""
+        check_name("user_id", request.user_id)
         feedback_id = await self._labelling.intake.resolve(
             request.item_id,
             request.labels,
@@ -115,7 +115,6 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return pb.ResolveReviewItemResponse(feedback_id=feedback_id)
 
     async def DeleteUserData(self, request: pb.DeleteUserDataRequest, context: Any) -> pb.DeleteUserDataResponse:
-        """Forget a person."""
         if not request.user_id:
             raise InvalidRequest("user_id", "is missing; name the person to forget")
         check_name("user_id", request.user_id)

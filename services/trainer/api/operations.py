@@ -8,12 +8,10 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
+from services.trainer.api.checks import check_page_size, read_run_id
 from services.trainer.errors import InvalidRequest, NotSupported, TrainingRunNotFound
-from services.trainer.runs.runner import Retrainer, operation_name
+from services.trainer.runs.runner import Runner, operation_name
 from services.trainer.runs.store import RunStore
-
-MAX_PAGE = 1000
-DEFAULT_PAGE = 50
 
 _ERROR_CODES = {
     pb.RUN_STATE_REJECTED: code_pb2.FAILED_PRECONDITION,
@@ -37,19 +35,18 @@ def operation_of(run: pb.TrainingRun) -> operations_pb2.Operation:
 class OperationsServicer(operations_grpc_pb2.OperationsServicer):
     """Get, List, Cancel and Wait; Delete is not offered, because runs are the history of the model."""
 
-    def __init__(self, retrainer: Retrainer, store: RunStore) -> None:
-        self._retrainer = retrainer
+    def __init__(self, runner: Runner, store: RunStore) -> None:
+        self._runner = runner
         self._store = store
 
     async def GetOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
         """Return one operation."""
-        return operation_of(self._store.get(run_id_of(request.name)))
+        return operation_of(self._store.get(read_run_id(request.name)))
 
     async def ListOperations(self, request: Any, context: Any) -> operations_pb2.ListOperationsResponse:
-        """Return operations, newest first; the page token is the name of the last one of the page before."""
         if request.filter:
             raise InvalidRequest("filter", "is not supported; leave it empty")
-        size = page_size(request.page_size)
+        size = check_page_size(request.page_size)
         runs = _after(self._store.newest_first(), request.page_token)
         page = runs[:size]
         return operations_pb2.ListOperationsResponse(
@@ -59,48 +56,21 @@ class OperationsServicer(operations_grpc_pb2.OperationsServicer):
 
     async def CancelOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
         """End a run, unless it is promoting or over already."""
-        await self._retrainer.cancel(run_id_of(request.name))
+        await self._runner.cancel(read_run_id(request.name))
         return empty_pb2.Empty()
 
     async def WaitOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
-        """Return the operation when it is done or the timeout is over."""
         seconds = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else None
-        return operation_of(await self._retrainer.wait(run_id_of(request.name), seconds))
+        return operation_of(await self._runner.wait(read_run_id(request.name), seconds))
 
     async def DeleteOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
-        """Say that runs are kept."""
         raise NotSupported("training runs are kept as history; cancel one to end it")
-
-
-def run_id_of(name: str) -> str:
-    """Return the run of an operation name.
-
-    Raises:
-        InvalidRequest: the name is none of an operation.
-
-    """
-    prefix, _, run_id = name.partition("/")
-    if prefix != "operations" or not run_id:
-        raise InvalidRequest("name", 'must look like "operations/<run_id>"')
-    return run_id
-
-
-def page_size(asked: int) -> int:
-    """Return the page size, or the default for 0.
-
-    Raises:
-        InvalidRequest: negative or too large.
-
-    """
-    if not 0 <= asked <= MAX_PAGE:
-        raise InvalidRequest("page_size", f"is {asked}; use 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
-    return asked or DEFAULT_PAGE
 
 
 def _after(runs: Sequence[pb.TrainingRun], page_token: str) -> list[pb.TrainingRun]:
     if not page_token:
         return list(runs)
-    last = run_id_of(page_token)
+    last = read_run_id(page_token)
     if all(run.run_id != last for run in runs):
         raise TrainingRunNotFound(last)
     return [run for run in runs if run.run_id < last]

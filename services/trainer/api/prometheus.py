@@ -23,14 +23,14 @@ class TrainerCollector(Collector):
     """Champion, data, runs and drift."""
 
     def __init__(
-        self, status: Callable[[None], pb.GetRetrainStatusResponse], runs: Callable[[], list[pb.TrainingRun]]
+        self, status: Callable[[], pb.GetRetrainStatusResponse], runs: Callable[[], list[pb.TrainingRun]]
     ) -> None:
         self._status = status
         self._runs = runs
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        status = self._status(None)
+        status = self._status()
         drift = status.drift
         values = {
             "champion_version": ("Version of the champion, 0 without one", status.model_status.version),

@@ -1,52 +1,73 @@
-"""Which gRPC status each exception of the service becomes."""
+"""The retraining status: how old the champion is, what came in since, whether a run is due, how far queries drifted."""
 
-from grpc import StatusCode
+from collections.abc import Sequence
 
-from services.trainer import errors
-from services.transport.errors import ErrorTable, Row
+from google.protobuf.timestamp_pb2 import Timestamp
+from moodfood.events.v1.events_pb2 import FeedbackRecord
+from moodfood.registry.v1 import manifest_pb2
+from moodfood.trainer.v1 import trainer_pb2 as pb
 
-ERROR_TABLE: ErrorTable = {
-    errors.InvalidRequest: Row(
-        StatusCode.INVALID_ARGUMENT,
-        "INVALID_REQUEST",
-        violations=lambda error: {error.field: error.problem},
-    ),
-    errors.ReviewItemNotFound: Row(
-        StatusCode.NOT_FOUND, "REVIEW_ITEM_NOT_FOUND", facts=lambda error: {"item_id": error.item_id[:80]}
-    ),
-    errors.UnknownQuery: Row(StatusCode.NOT_FOUND, "UNKNOWN_QUERY", facts=lambda error: {"query_id": error.query_id}),
-    errors.TrainingRunNotFound: Row(
-        StatusCode.NOT_FOUND, "TRAINING_RUN_NOT_FOUND", facts=lambda error: {"run_id": error.run_id}
-    ),
-    errors.ModelVersionNotFound: Row(
-        StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", facts=lambda error: {"version": str(error.version)}
-    ),
-    errors.SnapshotNotFound: Row(
-        StatusCode.NOT_FOUND, "SNAPSHOT_NOT_FOUND", facts=lambda error: {"snapshot_id": error.snapshot_id[:80]}
-    ),
-    errors.NoChampion: Row(StatusCode.FAILED_PRECONDITION, "NO_CHAMPION"),
-    errors.NoFormerChampion: Row(StatusCode.FAILED_PRECONDITION, "NO_FORMER_CHAMPION"),
-    errors.VersionRefused: Row(
-        StatusCode.FAILED_PRECONDITION,
-        "VERSION_REFUSED",
-        facts=lambda error: {"version": str(error.version), "rules": error.rules},
-    ),
-    errors.ReplicaRejected: Row(
-        StatusCode.FAILED_PRECONDITION, "REPLICA_REJECTED", facts=lambda error: {"target": error.target}
-    ),
-    errors.NoReplicaReached: Row(
-        StatusCode.UNAVAILABLE, "NO_REPLICA_REACHED", facts=lambda error: {"targets": error.targets}
-    ),
-    errors.RetrainInProgress: Row(
-        StatusCode.ABORTED, "RETRAIN_IN_PROGRESS", facts=lambda error: {"operation": error.operation}
-    ),
-    errors.ExperimentInProgress: Row(
-        StatusCode.ABORTED, "EXPERIMENT_IN_PROGRESS", facts=lambda error: {"experiment_id": error.experiment_id}
-    ),
-    errors.NoExperiment: Row(StatusCode.FAILED_PRECONDITION, "NO_EXPERIMENT"),
-    errors.PromotionInProgress: Row(StatusCode.ABORTED, "PROMOTION_IN_PROGRESS"),
-    errors.NotSupported: Row(StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED"),
-    errors.StorageFailed: Row(StatusCode.UNAVAILABLE, "STORAGE_FAILED"),
-    errors.StageFailed: Row(StatusCode.FAILED_PRECONDITION, "STAGE_FAILED"),
-    errors.BrokenData: Row(StatusCode.FAILED_PRECONDITION, "BROKEN_DATA"),
-}
+from services.trainer.runs.store import RunStore
+from services.trainer.schedule.drift import Drift
+from services.trainer.schedule.due import DueCheck, count_days, judge
+
+
+def read_status(check: DueCheck) -> pb.GetRetrainStatusResponse:
+    """Return the status at this moment. Reads files; call it off the event loop."""
+    facts = check.read_facts()
+    verdict = judge(facts, check.rules)
+    return pb.GetRetrainStatusResponse(
+        last_retrain=_last_retrain(check.runs),
+        next_retrain_recommended=verdict.sentence,
+        logged_data_status=_describe_data(check.feedback.records(), facts.samples),
+        model_status=_describe_champion(facts.champion),
+        recommendations=verdict.recommendations,
+        running=check.runs.running(),
+        due=verdict.due,
+        drift=_describe_drift(facts.drift),
+    )
+
+
+def _last_retrain(runs: RunStore) -> Timestamp | None:
+    promoted = (
+        run.finished_at for run in runs.newest_first() if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only
+    )
+    return next(promoted, None)
+
+
+def _describe_data(records: Sequence[FeedbackRecord], samples: int) -> pb.LoggedDataStatus:
+    if not records:
+        return pb.LoggedDataStatus(sample_count=samples)
+    newest = records[-1].at
+    return pb.LoggedDataStatus(last_updated=newest, days_old=count_days(newest), sample_count=samples)
+
+
+def _describe_champion(manifest: manifest_pb2.Manifest | None) -> pb.ModelFileStatus:
+    if manifest is None:
+        return pb.ModelFileStatus()
+    return pb.ModelFileStatus(
+        last_updated=manifest.created_at,
+        days_old=count_days(manifest.created_at),
+        exists=True,
+        version=manifest.version,
+    )
+
+
+def _describe_drift(drift: Drift) -> pb.DriftStatus:
+    reference, recent = drift.reference, drift.recent
+    return pb.DriftStatus(
+        measured=drift.measured,
+        drifted=bool(drift.reasons),
+        reasons=drift.reasons,
+        label_index=drift.label_index,
+        confidence_index=drift.confidence_index,
+        label_chance=drift.label_chance,
+        confidence_chance=drift.confidence_chance,
+        reference_queries=reference.queries,
+        recent_queries=recent.queries,
+        unknown=recent.share(recent.unknown),
+        unknown_at_promotion=reference.share(reference.unknown),
+        escalated=recent.share(recent.escalated),
+        escalated_at_promotion=reference.share(reference.escalated),
+        moved=[pb.MovedLabel(label=label, change=change) for label, change in drift.moved],
+    )

@@ -1,204 +1,127 @@
-"""Translates between the proto contract and the domain; every method reads: translate in, call, translate out."""
+"""`moodfood.trainer.v1.TrainerService`: runs, versions and promotions here, labels in its base class."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from google.longrunning import operations_pb2
-from moodfood.registry.v1 import manifest_pb2 as registry_pb
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
+from services.trainer.api.checks import check_name, check_page_size, check_trigger, check_version, check_who_and_why
 from services.trainer.api.labelling import Labelling, LabellingServicer
-from services.trainer.api.operations import operation_of, page_size
-from services.trainer.dataset.snapshot import read_snapshot
-from services.trainer.errors import InvalidRequest, ModelVersionNotFound, NoChampion, TrainingRunNotFound
-from services.trainer.feedback.intake import check_name
+from services.trainer.api.operations import operation_of
+from services.trainer.api.status import read_status
+from services.trainer.api.versions import list_versions
+from services.trainer.errors import NoChampion, TrainingRunNotFound
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
-from services.trainer.rollout.rehearsals import Rehearsals
-from services.trainer.runs.runner import Retrainer
+from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
-from services.trainer.schedule.status import RetrainingStatus
+from services.trainer.schedule.due import DueCheck, start_if_due
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
-MAX_REASON_CHARS = 1000
+
+@dataclass(frozen=True)
+class Training:
+    """What carries out runs and changes the champion, and what is known of both."""
+
+    runner: Runner
+    runs: RunStore
+    registry: ModelRegistry
+    champion: Champion
+    due: DueCheck
 
 
 class TrainerServicer(LabellingServicer):
-    """`moodfood.trainer.v1.TrainerService`: runs, versions and promotions here, labels in its base."""
+    """Translates in, calls one thing, translates out."""
 
-    def __init__(
-        self,
-        retrainer: Retrainer,
-        store: RunStore,
-        registry: ModelRegistry,
-        champion: Champion,
-        status: RetrainingStatus,
-        rehearsals: Rehearsals,
-        labelling: Labelling,
-    ) -> None:
+    def __init__(self, training: Training, labelling: Labelling) -> None:
         super().__init__(labelling)
-        self._retrainer = retrainer
-        self._store = store
-        self._registry = registry
-        self._champion = champion
-        self._status = status
-        self._rehearsals = rehearsals
+        self._training = training
 
     async def Retrain(self, request: pb.RetrainRequest, context: Any) -> operations_pb2.Operation:
-        """Start a run, or return the one that this request id started."""
         check_name("request_id", request.request_id)
-        trigger = checked_trigger(request.trigger)
-        if request.request_id and (earlier := self._run_of_request(request.request_id)):
-            return operation_of(earlier)
-        if trigger == pb.TRIGGER_CRON_TRIGGERED and not request.force and self._retrainer.running is None:
-            status = await asyncio.to_thread(self._status.now, None)
-            if not status.due:
-                return operation_of(self._retrainer.skip(trigger, status.next_retrain_recommended, request.request_id))
         check_name("snapshot_id", request.snapshot_id)
-        if request.snapshot_id:
-            read_snapshot(request.snapshot_id, self._registry.snapshots_folder)
-        run = await self._retrainer.start(
-            trigger,
-            validate_only=request.validate_only,
-            request_id=request.request_id,
-            snapshot_id=request.snapshot_id,
-        )
-        return operation_of(run)
+        trigger = check_trigger(request.trigger)
+        earlier = self._training.runs.of_request(request.request_id)
+        if earlier is not None:
+            return operation_of(earlier)
+        runner = self._training.runner
+        if trigger == pb.TRIGGER_CRON_TRIGGERED and not request.force:
+            _, run = await start_if_due(runner, self._training.due, trigger, request_id=request.request_id)
+        else:
+            run = await runner.start(
+                trigger,
+                validate_only=request.validate_only,
+                request_id=request.request_id,
+                snapshot_id=request.snapshot_id,
+            )
+        return operation_of(run or pb.TrainingRun())
 
     async def WatchTrainingRun(
         self, request: pb.WatchTrainingRunRequest, context: Any
     ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
-        """Stream a run until it ends."""
-        async for run in self._retrainer.watch(request.run_id or self._current_run_id()):
+        async for run in self._training.runner.watch(request.run_id or self._newest_run_id()):
             yield pb.WatchTrainingRunResponse(run=run)
 
     async def GetRetrainStatus(self, request: pb.GetRetrainStatusRequest, context: Any) -> pb.GetRetrainStatusResponse:
-        """Say whether retraining is due."""
-        return await asyncio.to_thread(self._status.now, self._retrainer.running)
+        return await asyncio.to_thread(read_status, self._training.due)
 
     async def ListTrainingRuns(self, request: pb.ListTrainingRunsRequest, context: Any) -> pb.ListTrainingRunsResponse:
-        """List runs."""
-        return pb.ListTrainingRunsResponse(runs=self._store.newest_first()[: page_size(request.page_size)])
+        size = check_page_size(request.page_size)
+        return pb.ListTrainingRunsResponse(runs=self._training.runs.newest_first()[:size])
 
     async def GetTrainingRun(self, request: pb.GetTrainingRunRequest, context: Any) -> pb.GetTrainingRunResponse:
-        """Return one run."""
-        return pb.GetTrainingRunResponse(run=self._store.get(request.run_id))
+        return pb.GetTrainingRunResponse(run=self._training.runs.get(request.run_id))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Any
     ) -> pb.ListModelVersionsResponse:
-        """List versions."""
-        champion = self._registry.champion()
-        return pb.ListModelVersionsResponse(
-            model=self._registry.model,
-            versions=model_versions(self._registry, champion.version if champion else 0),
-            champion=champion,
-        )
+        return await asyncio.to_thread(list_versions, self._training.registry)
 
     async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Any) -> pb.GetEvaluationResponse:
-        """Return how a version did."""
+        check_version("version", request.version, lowest=0)
         version = request.version or self._champion_version()
+        versions = self._training.registry.versions
         return pb.GetEvaluationResponse(
-            version=version,
-            evaluation=self._registry.evaluation(version),
-            decision=self._registry.decision(version),
+            version=version, evaluation=versions.evaluation(version), decision=versions.decision(version)
         )
 
     async def PromoteModel(self, request: pb.PromoteModelRequest, context: Any) -> pb.PromoteModelResponse:
-        """Make a version the champion."""
         check_who_and_why(request.by, request.reason)
-        if request.version < 1:
-            raise InvalidRequest("version", f"is {request.version}; versions start at 1")
-        by = request.by or "api"
-        await self._rehearsals.ensure(request.version, by)
-        change = await self._champion.promote(request.version, by, request.reason or "promoted by hand")
-        return pb.PromoteModelResponse(champion=change.alias, replicas=replica_outcomes(change))
+        check_version("version", request.version)
+        check_version("expected_champion", request.expected_champion, lowest=0)
+        expected = request.expected_champion or self._training.registry.alias.version()
+        change = Change(request.version, expected, request.by or "api", request.reason or "promoted by hand")
+        changed = await self._training.champion.promote(change)
+        replicas = [replica.outcome for replica in changed.replicas]
+        return pb.PromoteModelResponse(champion=changed.alias, replicas=replicas)
 
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: Any) -> pb.RollbackModelResponse:
-        """Bring the former champion back."""
         check_who_and_why(request.by, request.reason)
-        change = await self._champion.roll_back(request.by or "api", request.reason or "rolled back by hand")
-        return pb.RollbackModelResponse(champion=change.alias, replicas=replica_outcomes(change))
+        check_version("expected_champion", request.expected_champion, lowest=0)
+        changed = await self._training.champion.roll_back(
+            request.by or "api", request.reason or "rolled back by hand", request.expected_champion
+        )
+        replicas = [replica.outcome for replica in changed.replicas]
+        return pb.RollbackModelResponse(champion=changed.alias, replicas=replicas)
 
     async def ListPromotions(self, request: pb.ListPromotionsRequest, context: Any) -> pb.ListPromotionsResponse:
-        """List the history."""
-        newest_first = self._registry.history()[::-1]
-        return pb.ListPromotionsResponse(entries=newest_first[: page_size(request.page_size)])
+        size = check_page_size(request.page_size)
+        return pb.ListPromotionsResponse(entries=self._training.registry.history.entries()[::-1][:size])
 
-    def _run_of_request(self, request_id: str) -> pb.TrainingRun | None:
-        runs: Sequence[pb.TrainingRun] = self._store.newest_first()
-        return next((run for run in runs if run.request_id == request_id), None)
-
-    def _current_run_id(self) -> str:
-        runs = self._store.newest_first()
-        running = self._retrainer.running or (runs[0] if runs else None)
-        if running is None:
+    def _newest_run_id(self) -> str:
+        """Return the run that is going on, or else the newest. Raises TrainingRunNotFound."""
+        runs = self._training.runs
+        newest = runs.running() or next(iter(runs.newest_first()), None)
+        if newest is None:
             raise TrainingRunNotFound("")
-        return running.run_id
+        return newest.run_id
 
     def _champion_version(self) -> int:
-        champion = self._registry.champion()
-        if champion is None:
+        version = self._training.registry.alias.version()
+        if version == 0:
             raise NoChampion
-        return champion.version
-
-
-def checked_trigger(trigger: "pb.Trigger.ValueType") -> "pb.Trigger.ValueType":
-    """Return the trigger, the API's own when none is named.
-
-    Raises:
-        InvalidRequest: no trigger a caller may use.
-
-    """
-    own = (pb.TRIGGER_FIRST_MODEL, pb.TRIGGER_SCHEDULED, pb.TRIGGER_DRIFT)
-    if trigger not in pb.Trigger.values() or trigger in own:
-        raise InvalidRequest("trigger", "is none of api_triggered, cron_triggered and manual")
-    return trigger or pb.TRIGGER_API_TRIGGERED
-
-
-def check_who_and_why(by: str, reason: str) -> None:
-    """Raise InvalidRequest when a name or a reason is too long."""
-    check_name("by", by)
-    if len(reason) > MAX_REASON_CHARS:
-        raise InvalidRequest("reason", f"is longer than {MAX_REASON_CHARS} characters")
-
-
-def replica_outcomes(change: Change) -> list[pb.ReplicaOutcome]:
-    """Translate what the replicas did."""
-    return [pb.ReplicaOutcome(target=each.target, version=each.version, error=each.problem) for each in change.replicas]
-
-
-def model_versions(registry: ModelRegistry, champion_version: int) -> list[pb.ModelVersion]:
-    """Translate every readable version, newest first."""
-    versions = []
-    for number in registry.versions():
-        try:
-            manifest, evaluation = registry.manifest(number), registry.evaluation(number)
-            state = version_state(number, champion_version, registry.decision(number))
-        except ModelVersionNotFound:
-            continue
-        versions.append(
-            pb.ModelVersion(
-                version=number,
-                created_at=manifest.created_at,
-                state=state,
-                accuracy=evaluation.accuracy,
-                macro_f1=evaluation.macro_f1,
-                recall_at_3=evaluation.recall_at_3,
-                label_count=len(manifest.labels),
-                snapshot_id=manifest.snapshot.id,
-                training_run=manifest.training_run,
-            )
-        )
-    return versions
-
-
-def version_state(
-    number: int, champion_version: int, decision: registry_pb.PromotionDecision
-) -> "pb.VersionState.ValueType":
-    """Say what a version is now."""
-    if number == champion_version:
-        return pb.VERSION_STATE_CHAMPION
-    return pb.VERSION_STATE_READY if decision.promoted else pb.VERSION_STATE_REFUSED
+        return version

@@ -1,4 +1,4 @@
-"""Decides which of the collected examples may be learned from, and counts every drop by its reason."""
+"""Drops the examples that no model may be fitted to, and counts them by reason."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -13,9 +13,14 @@ MAX_ANSWERS_PER_QUERY = 2
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Examples to learn from, in a stable order, and how many were dropped for which reason.
+    """What is left of the examples.
 
-    `contradictory` are queries that people gave too many different labels, with the last of them; a person must decide.
+    Attributes:
+        examples: one for each normalised text, in the order in which the texts first occurred.
+        dropped: how many examples were dropped, by reason.
+        contradictory: texts to which people gave more than MAX_ANSWERS_PER_QUERY different sets of labels, with the
+            latest of them. They are not among `examples`: a person must decide.
+
     """
 
     examples: tuple[Example, ...]
@@ -26,26 +31,26 @@ class Cleaned:
 def clean(
     seeds: Sequence[Example],
     feedback: Sequence[Example],
-    reserved: Sequence[Example],
+    evaluation_only: Sequence[Example],
     labels: Collection[str] | None,
 ) -> Cleaned:
-    """Drop what cannot be used; later labels for a query replace earlier ones.
+    """Drop examples that cannot be used. Of two examples with the same normalised text, the later one is kept.
 
     Args:
-        seeds: examples that ship with the project or were named on the command line.
-        feedback: what people said, oldest first.
-        reserved: queries kept for evaluation; nothing may be learned from them.
-        labels: labels that exist, or None when whatever the examples use exists.
+        seeds: examples that ship with the project or were named by the caller.
+        feedback: examples from people, oldest first.
+        evaluation_only: test examples and golden queries; examples with the text of one of them are dropped.
+        labels: the labels that exist, or None when every label does that an example carries.
 
     """
     known = None if labels is None else frozenset(labels)
     dropped: Counter[str] = Counter()
-    reserved_keys = {normalise(example.text) for example in reserved}
+    evaluation_keys = {normalise(example.text) for example in evaluation_only}
     answers: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     kept: dict[str, Example] = {}
     contradictory: list[Example] = []
     for example in (*seeds, *feedback):
-        reason = reason_to_drop(example, reserved_keys, known)
+        reason = reason_to_drop(example, evaluation_keys, known)
         if reason:
             dropped[reason] += 1
             continue
@@ -53,7 +58,7 @@ def clean(
         if key in kept:
             dropped["duplicate" if set(kept[key].labels) == set(example.labels) else "relabelled"] += 1
         if example.source == REVIEW:
-            # Whoever reviews has seen the contradiction, and decides it.
+            # The reviewer has seen the contradiction, so the review settles it.
             answers[key].clear()
         if example.source in FROM_PEOPLE:
             answers[key].add(tuple(sorted(example.labels)))
@@ -65,7 +70,7 @@ def clean(
     return Cleaned(tuple(kept.values()), dict(dropped), tuple(contradictory))
 
 
-def reason_to_drop(example: Example, reserved_keys: Collection[str], labels: frozenset[str] | None) -> str:
+def reason_to_drop(example: Example, evaluation_keys: Collection[str], labels: frozenset[str] | None) -> str:
     """Say why an example cannot be used, or return the empty string."""
     if describe_problem(example.text):
         return "unusable_text"
@@ -73,6 +78,6 @@ def reason_to_drop(example: Example, reserved_keys: Collection[str], labels: fro
         return "no_label"
     if labels is not None and not labels.issuperset(example.labels):
         return "unknown_label"
-    if normalise(example.text) in reserved_keys:
+    if normalise(example.text) in evaluation_keys:
         return "reserved_for_evaluation"
     return ""

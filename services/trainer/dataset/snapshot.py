@@ -1,12 +1,14 @@
-"""Immutable dataset snapshots: which examples a model was fitted on and which it was judged by.
+"""Dataset snapshots: the examples of one training run, split into the parts that fit and evaluate its models.
 
-The part an example falls into depends only on its source and on its content words, so it never moves as data grows,
-and near-duplicates land on one side: texts that differ in word order, punctuation, function words or plurals alone.
-Only what people say about answers is told apart by all its words: whether a word that they teach can be learned shows
-on texts that share it with others. A snapshot's file is all that a run needs to be repeated.
+A hash selects 10 % of the examples as a hold-out. A run fits two models with the same settings: the evaluation model
+without the hold-out, to measure it there; and the serving model with the hold-out, so that no example is lost. Test
+examples and golden queries are given as such, and no model is ever fitted to them.
 
-What the hash picks judges a twin of the model that has not seen it, of seeds and of feedback alike; the model that
-serves learns it too, so that neither a correction nor a tenth of the data is lost to evaluation.
+The hash is taken of an example's content words only, so an example never changes its part as the data grows, and near
+duplicates fall into the same part: texts that differ only in word order, punctuation, function words or plurals.
+Feedback is hashed by all of its words instead: near duplicates on both sides then show whether a new word is learned.
+
+A snapshot's file is immutable, is named by its SHA-256, and holds all that is needed to repeat the run.
 """
 
 import hashlib
@@ -21,81 +23,88 @@ from services.trainer.dataset.words import digest_of_content, digest_of_words
 from services.trainer.errors import SnapshotNotFound
 from services.trainer.storage import read_lines, replace_file
 
-HELD_OUT_PERCENT = 10
-TRAIN, WITHHELD_FEEDBACK, WITHHELD, RESERVED = "train", "withheld_feedback", "withheld", "reserved"
-GOLDEN = "golden"
-PARTS = (TRAIN, WITHHELD_FEEDBACK, WITHHELD, RESERVED, GOLDEN)
+HOLDOUT_PERCENT = 10
+# How the parts are called in the files. A snapshot's name is the hash of its file, so these values must stay.
+TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN = "train", "withheld_feedback", "withheld", "reserved", "golden"
+PARTS = (TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN)
 
 
 @dataclass(frozen=True)
 class DatasetSnapshot:
-    """Examples split by what they are for, named by their content.
+    """The examples of a run, split into parts.
 
     Attributes:
-        train: always fitted on.
-        withheld_feedback: feedback that judges the twin, and that the model that serves is fitted on.
-        withheld: the same for other examples.
-        reserved: examples kept for evaluation by whoever gave them; nothing is ever fitted on them.
-        golden: queries that must always be answered right; nothing is ever fitted on them.
+        id: the first 16 hexadecimal digits of the SHA-256 of the snapshot's file.
+        train: both models are fitted to these.
+        feedback_holdout: the part of the feedback that the hash selects; it has a rule of its own in the gate.
+        holdout: the part of all other examples that the hash selects.
+        test: examples that were given for evaluation only.
+        golden: queries that must always be answered right.
 
     """
 
     id: str
     train: tuple[Example, ...]
-    withheld_feedback: tuple[Example, ...]
-    withheld: tuple[Example, ...]
-    reserved: tuple[Example, ...]
+    feedback_holdout: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+    test: tuple[Example, ...]
     golden: tuple[Example, ...] = ()
 
     @property
-    def learned(self) -> tuple[Example, ...]:
-        """What the model that serves is fitted on."""
-        return (*self.train, *self.withheld_feedback, *self.withheld)
+    def fitted_examples(self) -> tuple[Example, ...]:
+        """The examples that the serving model is fitted to; the evaluation model is fitted to `train` alone."""
+        return (*self.train, *self.feedback_holdout, *self.holdout)
 
     @property
-    def judging(self) -> tuple[bool, ...]:
-        """Which of those the twin is not fitted on."""
-        return (False,) * len(self.train) + (True,) * (len(self.withheld_feedback) + len(self.withheld))
+    def holdout_mask(self) -> tuple[bool, ...]:
+        """For each of `fitted_examples`, whether it is held out from the evaluation model."""
+        return (False,) * len(self.train) + (True,) * (len(self.feedback_holdout) + len(self.holdout))
 
     @property
-    def held_out(self) -> tuple[Example, ...]:
-        """What challenger and champion are compared on."""
-        return (*self.withheld, *self.reserved)
+    def evaluation_examples(self) -> tuple[Example, ...]:
+        """The examples on which challenger and champion are compared; neither evaluation model was fitted to them."""
+        return (*self.holdout, *self.test)
+
+    @property
+    def parts(self) -> dict[str, tuple[Example, ...]]:
+        """The examples by part, in the order of the snapshot's file."""
+        examples = (self.train, self.feedback_holdout, self.holdout, self.test, self.golden)
+        return dict(zip(PARTS, examples, strict=True))
 
 
-def part_of(example: Example) -> str:
-    """Return the part an example falls into; a taxonomy's descriptors are definitions, never evidence."""
+def choose_part(example: Example) -> str:
+    """Return the part of an example. A taxonomy's descriptors are definitions, so no model is measured on them."""
     if example.source == TAXONOMY:
         return TRAIN
     if example.source in FROM_PEOPLE:
-        return WITHHELD_FEEDBACK if _picks(digest_of_words(normalise(example.text))) else TRAIN
-    return WITHHELD if is_picked(example.text) else TRAIN
+        return FEEDBACK_HOLDOUT if _selects(digest_of_words(normalise(example.text))) else TRAIN
+    return HOLDOUT if is_in_holdout(example.text) else TRAIN
 
 
-def is_picked(text: str) -> bool:
-    """Say whether the hash of a text's content words picks it for judging."""
-    return _picks(digest_of_content(normalise(text)))
+def is_in_holdout(text: str) -> bool:
+    """Say whether the hash of a text's content words selects it for the hold-out."""
+    return _selects(digest_of_content(normalise(text)))
 
 
-def _picks(digest: bytes) -> bool:
-    return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
+def _selects(digest: bytes) -> bool:
+    return int.from_bytes(digest[:4], "big") % 100 < HOLDOUT_PERCENT
 
 
-def split(examples: Sequence[Example], reserved: Sequence[Example], golden: Sequence[Example] = ()) -> DatasetSnapshot:
-    """Split cleaned examples; those kept for evaluation and the golden ones are parts of their own."""
+def split(examples: Sequence[Example], test: Sequence[Example], golden: Sequence[Example] = ()) -> DatasetSnapshot:
+    """Split cleaned examples by the hash, and add the test examples and golden queries as parts of their own."""
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
     for example in examples:
-        parts[part_of(example)].append(example)
-    parts[RESERVED].extend(reserved)
+        parts[choose_part(example)].append(example)
+    parts[TEST].extend(test)
     parts[GOLDEN].extend(golden)
-    return _named(parts)
+    return _build(parts)
 
 
 def read_snapshot(name: str, folder: Path) -> DatasetSnapshot:
-    """Return a snapshot that was written before.
+    """Return the snapshot of a name.
 
     Raises:
-        SnapshotNotFound: there is none of that name, or its content is not what its name says.
+        SnapshotNotFound: there is none of that name, or the hash of its content is not its name.
 
     """
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
@@ -107,15 +116,10 @@ def read_snapshot(name: str, folder: Path) -> DatasetSnapshot:
             parts[row["part"]].append(Example(row["text"], tuple(row["labels"]), row["source"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotNotFound(name, "its file is damaged") from error
-    snapshot = _named(parts)
+    snapshot = _build(parts)
     if snapshot.id != name:
         raise SnapshotNotFound(name, "there is no such file, or its content was changed")
     return snapshot
-
-
-def _named(parts: Mapping[str, Sequence[Example]]) -> DatasetSnapshot:
-    name = hashlib.sha256(_content(parts)).hexdigest()[:16]
-    return DatasetSnapshot(name, *(tuple(parts[part]) for part in PARTS))
 
 
 def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
@@ -126,15 +130,7 @@ def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
 
     """
     path = folder / f"{snapshot.id}.jsonl"
-    content = _content(
-        dict(
-            zip(
-                PARTS,
-                (snapshot.train, snapshot.withheld_feedback, snapshot.withheld, snapshot.reserved, snapshot.golden),
-                strict=True,
-            )
-        )
-    )
+    content = _encode(snapshot.parts)
     try:
         intact = path.read_bytes() == content
     except OSError:
@@ -144,7 +140,12 @@ def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
     return path
 
 
-def _content(parts: Mapping[str, Sequence[Example]]) -> bytes:
+def _build(parts: Mapping[str, Sequence[Example]]) -> DatasetSnapshot:
+    name = hashlib.sha256(_encode(parts)).hexdigest()[:16]
+    return DatasetSnapshot(name, *(tuple(parts[part]) for part in PARTS))
+
+
+def _encode(parts: Mapping[str, Sequence[Example]]) -> bytes:
     lines = [
         json.dumps(
             {"text": example.text, "labels": example.labels, "part": part, "source": example.source},

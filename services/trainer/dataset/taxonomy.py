@@ -1,17 +1,19 @@
-"""The label names that examples and feedback may use, and the examples that the taxonomy itself gives."""
+"""Reads a taxonomy: the labels that examples may carry, and the descriptors of each label as examples."""
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer.dataset.examples import TAXONOMY, Example
+from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData
 
 
 @dataclass(frozen=True)
 class TaxonomyLabels:
-    """Label names in file order, and each descriptor as an example of the labels that list it."""
+    """Label names in the order of the file, and each descriptor as one example of all labels that list it."""
 
     names: tuple[str, ...]
     descriptor_examples: tuple[Example, ...]
@@ -37,3 +39,16 @@ def load_taxonomy_labels(path: Path) -> TaxonomyLabels:
         raise BrokenData(f"the taxonomy {path} names a label twice")
     examples = (Example(text, tuple(dict.fromkeys(labels)), TAXONOMY) for text, labels in labels_of.items())
     return TaxonomyLabels(names, tuple(examples))
+
+
+def list_known_labels(taxonomy: Path | None, seed_files: Sequence[Path]) -> tuple[str, ...]:
+    """Return the labels that feedback may use: those of the taxonomy or, without one, those of the seed examples.
+
+    Raises:
+        BrokenData: a file cannot be read.
+
+    """
+    if taxonomy is not None:
+        return load_taxonomy_labels(taxonomy).names
+    examples, _ = read_examples(seed_files)
+    return tuple(dict.fromkeys(label for example in examples for label in example.labels))

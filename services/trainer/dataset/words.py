@@ -1,4 +1,4 @@
-"""The words of an example: which of them carry its meaning, and whether it has any."""
+"""The words of an example: which of them carry meaning, and hashes of them that ignore their order."""
 
 import hashlib
 
@@ -13,16 +13,15 @@ def digest_of_words(text: str) -> bytes:
 
 
 def digest_of_content(text: str) -> bytes:
-    """Return the SHA-256 of a normalised text's content words: the same for texts that say nearly the same.
+    """Return the SHA-256 of a normalised text's set of content words: the same for near duplicates.
 
-    Content words are those that are no English function words, without the plural's s, in any order. A text without
-    one is taken by all its words.
+    A text without content words is hashed by all of its words.
     """
     return hashlib.sha256(" ".join(sorted(content_words(text) or set(text.split()))).encode()).digest()
 
 
 def content_words(text: str) -> set[str]:
-    """Return the words of a normalised text that are no English function words, without the plural's s."""
+    """Return the words of a normalised text that are no English function words, each without a final "s" (plural)."""
     return {word.removesuffix("s") for word in text.split() if word not in ENGLISH_STOP_WORDS}
 
 

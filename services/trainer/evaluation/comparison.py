@@ -1,9 +1,9 @@
-"""Compares two models on the same examples: how far apart they are, and how sure that is. Pure functions.
+"""Compares the answers of two models to the same examples: how far apart they are, and how sure that is.
 
 Differences of accuracy and macro-F1 get a paired bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993): both models are measured on the same resamples, so what they have in common cancels. Labels and slices get the
-exact sign test on the examples that only one of the two answers rightly (McNemar, 1947), corrected for their number by
-Holm's method (1979).
+1993): both models are measured on the same resamples, so variation that both share cancels. Labels and slices are
+groups of examples; each gets the exact sign test on the examples that only one of the models answers rightly
+(McNemar, 1947), corrected for the number of groups by Holm's method (1979).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +14,17 @@ from scipy.stats import binom
 
 RESAMPLES = 2000
 SEED = 20_240_711
-# Both ends of the interval; the gate asks five families of questions at once, so 95 % would be too few for each.
+# Of the interval, both ends together. The gate asks several questions at once, so 95 % would be too little for each.
 CONFIDENCE = 0.99
+# A group with fewer examples is not compared.
 FEWEST_EXAMPLES = 20
-# The sign test on few examples errs far less often than its level says.
-SURE = 0.05
+# The level of all sign tests of one kind of group together; on few examples they err far less often than that.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One held-out example that has labels, the label a model answered, and the slices it belongs to."""
+class Prediction:
+    """One example: its labels, of which it has at least one, the label that a model answered, and its slices."""
 
     labels: tuple[str, ...]
     answer: str
@@ -37,7 +38,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Difference:
-    """Challenger minus champion; `deviation` is the bootstrap's standard deviation, low and high its interval."""
+    """Challenger minus champion: the value, the interval of the bootstrap, and its standard deviation."""
 
     value: float
     low: float
@@ -46,13 +47,13 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class PartComparison:
-    """Both models on one label or slice.
+class GroupComparison:
+    """Both models on the examples of one label or slice.
 
     Attributes:
         kind: "label" or "slice".
-        champion, challenger: share of its examples answered rightly.
-        sure: whether the loss is more than chance, corrected for the number of parts of its kind.
+        champion, challenger: share of the examples that each answers rightly.
+        is_sure: whether the challenger's loss is more than chance, corrected for the number of groups of its kind.
 
     """
 
@@ -61,7 +62,7 @@ class PartComparison:
     examples: int
     champion: float
     challenger: float
-    sure: bool
+    is_sure: bool
 
     @property
     def loss(self) -> float:
@@ -69,79 +70,85 @@ class PartComparison:
         return self.champion - self.challenger
 
 
-def differences(challenger: Sequence[Judgement], champion: Sequence[Judgement]) -> tuple[Difference, Difference]:
-    """Return the differences of accuracy and of macro-F1 for models asked the same examples in the same order."""
+def measure_differences(
+    challenger: Sequence[Prediction], champion: Sequence[Prediction]
+) -> tuple[Difference, Difference]:
+    """Return the differences of accuracy and of macro-F1; both models answered the same examples in the same order."""
     generator = np.random.default_rng(SEED)
     count = len(challenger)
     weights = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float32)
     weights = np.vstack([np.ones((1, count), dtype=np.float32), weights])
-    accuracies = [weights @ _rights(each) / count for each in (challenger, champion)]
-    macros = [_macro_f1(each, weights) for each in (challenger, champion)]
-    return _difference(accuracies), _difference(macros)
+    accuracies = [weights @ _right(model).astype(np.float32) / count for model in (challenger, champion)]
+    macros = [_measure_macro_f1(model, weights) for model in (challenger, champion)]
+    return _summarise(*accuracies), _summarise(*macros)
 
 
-def parts(challenger: Sequence[Judgement], champion: Sequence[Judgement]) -> tuple[PartComparison, ...]:
-    """Return the comparison of each label and each slice with enough examples."""
-    by_label = _parts("label", challenger, champion, lambda each: each.labels)
-    return (*by_label, *_parts("slice", challenger, champion, lambda each: each.slices))
+def compare_groups(challenger: Sequence[Prediction], champion: Sequence[Prediction]) -> tuple[GroupComparison, ...]:
+    """Compare both models on each label and each slice that has FEWEST_EXAMPLES examples or more."""
+    return (
+        *_compare_kind("label", challenger, champion, lambda prediction: prediction.labels),
+        *_compare_kind("slice", challenger, champion, lambda prediction: prediction.slices),
+    )
 
 
-def _rights(judged: Sequence[Judgement]) -> np.ndarray:
-    return np.array([each.right for each in judged], dtype=np.float32)
+def _right(predictions: Sequence[Prediction]) -> np.ndarray:
+    return np.array([prediction.right for prediction in predictions], dtype=bool)
 
 
-def _macro_f1(judged: Sequence[Judgement], weights: np.ndarray) -> np.ndarray:
-    """Return macro-F1 as `evaluation.label_results` defines it for each row of weights [n_resamples, n]."""
-    names = sorted({label for each in judged for label in each.labels} | {each.answer for each in judged})
+def _measure_macro_f1(predictions: Sequence[Prediction], weights: np.ndarray) -> np.ndarray:
+    """Return macro-F1, as `metrics.measure_labels` defines it, for each row of weights [n_resamples, n]."""
+    names = sorted({label for prediction in predictions for label in (*prediction.labels, prediction.answer)})
     column = {name: index for index, name in enumerate(names)}
-    hits, misses, alarms = np.zeros((3, len(judged), len(names)), dtype=np.float32)
-    for row, each in enumerate(judged):
-        if each.right:
-            hits[row, column[each.answer]] = 1
+    true_positives, false_negatives, false_positives = np.zeros((3, len(predictions), len(names)), dtype=np.float32)
+    for row, prediction in enumerate(predictions):
+        if prediction.right:
+            true_positives[row, column[prediction.answer]] = 1
             continue
-        alarms[row, column[each.answer]] = 1
-        for label in each.labels:
-            misses[row, column[label]] = 1 / len(each.labels)
-    hit, wrong = weights @ hits, weights @ (misses + alarms)
-    seen = hit + wrong > 0
-    f1 = np.where(seen, 2 * hit / np.where(seen, 2 * hit + wrong, 1), 1)
+        false_positives[row, column[prediction.answer]] = 1
+        for label in prediction.labels:
+            false_negatives[row, column[label]] = 1 / len(prediction.labels)
+    hits, mistakes = weights @ true_positives, weights @ (false_negatives + false_positives)
+    occurs = hits + mistakes > 0
+    f1 = np.where(occurs, 2 * hits / np.where(occurs, 2 * hits + mistakes, 1), 1)
     return np.asarray(f1.mean(axis=1))
 
 
-def _difference(measured: Sequence[np.ndarray]) -> Difference:
-    challenger, champion = measured
+def _summarise(challenger: np.ndarray, champion: np.ndarray) -> Difference:
+    """Return the difference of a measure [1 + n_resamples], whose first element is of the examples themselves."""
     apart = (challenger - champion).astype(np.float64)
     low, high = np.quantile(apart[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Difference(float(apart[0]), float(low), float(high), float(apart[1:].std()))
 
 
-def _parts(
+def _compare_kind(
     kind: str,
-    challenger: Sequence[Judgement],
-    champion: Sequence[Judgement],
-    names_of: Callable[[Judgement], Iterable[str]],
-) -> tuple[PartComparison, ...]:
+    challenger: Sequence[Prediction],
+    champion: Sequence[Prediction],
+    names_of: Callable[[Prediction], Iterable[str]],
+) -> tuple[GroupComparison, ...]:
     rows: dict[str, list[int]] = {}
-    for row, each in enumerate(champion):
-        for name in names_of(each):
+    for row, prediction in enumerate(champion):
+        for name in names_of(prediction):
             rows.setdefault(name, []).append(row)
-    asked = {name: rows[name] for name in sorted(rows) if len(rows[name]) >= FEWEST_EXAMPLES}
-    after, before = _rights(challenger).astype(bool), _rights(champion).astype(bool)
-    chances = [_chance(int((before[part] & ~after[part]).sum()), int((after[part] & ~before[part]).sum()))
-               for part in asked.values()]  # fmt: skip
+    groups = {name: rows[name] for name in sorted(rows) if len(rows[name]) >= FEWEST_EXAMPLES}
+    after, before = _right(challenger), _right(champion)
+    chances = [
+        _sign_test(int((before[group] & ~after[group]).sum()), int((after[group] & ~before[group]).sum()))
+        for group in groups.values()
+    ]
     return tuple(
-        PartComparison(kind, name, len(part), float(before[part].mean()), float(after[part].mean()), sure)
-        for (name, part), sure in zip(asked.items(), holm(chances), strict=True)
+        GroupComparison(kind, name, len(group), float(before[group].mean()), float(after[group].mean()), is_sure)
+        for (name, group), is_sure in zip(groups.items(), holm(chances), strict=True)
     )
 
 
-def _chance(lost: int, gained: int) -> float:
-    """Return the probability of losing this many or more of the examples that changed, if losing were a coin's toss."""
+def _sign_test(lost: int, gained: int) -> float:
+    """Return the probability of so many losses or more among the changed answers, if each were as likely a gain."""
     return float(binom.sf(lost - 1, lost + gained, 0.5))
 
 
-def holm(chances: Sequence[float], level: float = SURE) -> list[bool]:
-    """Say which of some tests reject, so that all of them together err with at most the level."""
+def holm(chances: Sequence[float], level: float = LEVEL) -> list[bool]:
+    """Say for each p-value whether its test rejects, when all tests together may err with probability `level`."""
     order = sorted(range(len(chances)), key=chances.__getitem__)
     rejected = [False] * len(chances)
     for rank, index in enumerate(order):

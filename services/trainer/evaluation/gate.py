@@ -1,13 +1,16 @@
-"""The promotion policy: a pure function of two evaluations. Every rule is reported with its numbers, passed or not."""
+"""The gate: decides by fixed rules whether a challenger may become the champion. A pure function of evaluations.
+
+Every rule is reported with its numbers, whether it passed or not.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.trainer.evaluation.comparison import Difference, PartComparison, differences, parts
+from services.trainer.evaluation.comparison import Difference, GroupComparison, compare_groups, measure_differences
 from services.trainer.evaluation.metrics import Evaluation
 
-# What the point estimate may lose: twice its own standard deviation, within these bounds. Below the first a loss is
-# harmless; above the second it is refused however few examples it was measured on.
+# A drop of up to SMALLEST_ALLOWED_DROP passes and one above LARGEST_ALLOWED_DROP fails. Between them,
+# ALLOWED_DEVIATIONS standard deviations of the difference decide.
 SMALLEST_ALLOWED_DROP = 0.01
 LARGEST_ALLOWED_DROP = 0.02
 ALLOWED_DEVIATIONS = 2.0
@@ -23,7 +26,7 @@ MAX_MODEL_BYTES = 200 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule and how it came out; low and high are the ends of the interval of what was measured, if it has one."""
+    """A rule and its result; low and high are the ends of the interval of what was measured, 0 without an interval."""
 
     name: str
     passed: bool
@@ -36,15 +39,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decision:
-    """Verdict and reasons; promoted when every rule passed."""
+    """The result of every rule, and both models on every label and slice that was compared."""
 
     rules: tuple[Rule, ...]
     champion_version: int = 0
-    parts: tuple[PartComparison, ...] = field(default=(), repr=False)
+    groups: tuple[GroupComparison, ...] = field(default=(), repr=False)
 
     @property
     def promoted(self) -> bool:
-        """Whether the challenger may serve."""
+        """Whether every rule passed, so that the challenger may serve."""
         return all(rule.passed for rule in self.rules)
 
     @property
@@ -54,26 +57,28 @@ class Decision:
 
 
 def decide(challenger: Evaluation, champion: Evaluation | None, champion_version: int = 0) -> Decision:
-    """Compare a challenger with the champion on the same held-out examples, or with floors when there is none."""
-    compared_parts = parts(challenger.judged, champion.judged) if champion is not None else ()
-    compared = (
-        (_not_below_floor("accuracy", challenger.accuracy, FLOOR_ACCURACY),
-         _not_below_floor("macro_f1", challenger.macro_f1, FLOOR_MACRO_F1))
-        if champion is None
-        else (*compare_totals(challenger, champion),
-              _no_part_lost("label", compared_parts, MAX_LABEL_LOSS),
-              _no_part_lost("slice", compared_parts, MAX_SLICE_LOSS))
-    )  # fmt: skip
-    asked: tuple[Callable[[Evaluation], Rule | None], ...] = (_golden, _feedback_learned, _fast_enough, _small_enough)
-    answered = (rule(challenger) for rule in asked)
-    rules = (*compared, *(rule for rule in answered if rule is not None))
-    return Decision(rules, champion_version, compared_parts)
+    """Compare a challenger with the champion on the same examples; without a champion, compare it with floors."""
+    if champion is None:
+        groups: tuple[GroupComparison, ...] = ()
+        compared: tuple[Rule, ...] = (
+            _not_below_floor("accuracy", challenger.accuracy, FLOOR_ACCURACY),
+            _not_below_floor("macro_f1", challenger.macro_f1, FLOOR_MACRO_F1),
+        )
+    else:
+        groups = compare_groups(challenger.predictions, champion.predictions)
+        compared = (
+            *_compare_totals(challenger, champion),
+            _no_group_lost("label", groups, MAX_LABEL_LOSS),
+            _no_group_lost("slice", groups, MAX_SLICE_LOSS),
+        )
+    own = (rule(challenger) for rule in RULES_OF_THE_CHALLENGER)
+    return Decision((*compared, *(rule for rule in own if rule is not None)), champion_version, groups)
 
 
-def compare_totals(challenger: Evaluation, champion: Evaluation) -> tuple[Rule, ...]:
+def _compare_totals(challenger: Evaluation, champion: Evaluation) -> tuple[Rule, ...]:
     """Return, for accuracy and macro-F1, the rules that the challenger is not worse and not surely worse."""
-    if challenger.judged:
-        accuracy, macro_f1 = differences(challenger.judged, champion.judged)
+    if challenger.predictions:
+        accuracy, macro_f1 = measure_differences(challenger.predictions, champion.predictions)
     else:
         accuracy, macro_f1 = (
             Difference(apart, apart, max(apart, 0.0), 0.0)
@@ -111,15 +116,18 @@ def _total_rules(name: str, challenger: float, champion: float, apart: Differenc
     )
 
 
-def _no_part_lost(kind: str, compared: Sequence[PartComparison], allowed: float) -> Rule:
-    """Refuse what surely loses more than allowed on a label or slice with enough examples."""
-    asked = [each for each in compared if each.kind == kind]
-    lost = sorted((each for each in asked if each.sure and each.loss > allowed), key=lambda each: -each.loss)
-    worst = max((each.loss for each in asked), default=0.0)
-    shown = "; ".join(
-        f"{each.name}: {each.champion:.2f} to {each.challenger:.2f} on {each.examples} examples" for each in lost[:5]
+def _no_group_lost(kind: str, groups: Sequence[GroupComparison], allowed: float) -> Rule:
+    """Refuse a challenger that surely loses more than allowed on a label or slice."""
+    compared = [group for group in groups if group.kind == kind]
+    lost = sorted(
+        (group for group in compared if group.is_sure and group.loss > allowed), key=lambda group: -group.loss
     )
-    detail = f"{len(lost)} of {len(asked)} {kind}s with 20 examples or more surely lose more than {allowed:.2f}"
+    worst = max((group.loss for group in compared), default=0.0)
+    shown = "; ".join(
+        f"{group.name}: {group.champion:.2f} to {group.challenger:.2f} on {group.examples} examples"
+        for group in lost[:5]
+    )
+    detail = f"{len(lost)} of {len(compared)} {kind}s with 20 examples or more surely lose more than {allowed:.2f}"
     return Rule(f"no_{kind}_lost", not lost, worst, allowed, detail + (f": {shown}" if shown else ""))
 
 
@@ -137,7 +145,7 @@ def _golden(challenger: Evaluation) -> Rule | None:
 
 
 def _feedback_learned(challenger: Evaluation) -> Rule | None:
-    """Labels that cannot be predicted from their texts are noise: withheld feedback must be about as predictable."""
+    """Refuse feedback that is noise: its hold-out must be at least half as predictable as the other examples."""
     if challenger.feedback_examples < MIN_FEEDBACK_EXAMPLES:
         return None
     measured, threshold = challenger.feedback_accuracy, FEEDBACK_SHARE_OF_ACCURACY * challenger.accuracy
@@ -158,3 +166,11 @@ def _fast_enough(challenger: Evaluation) -> Rule:
 def _small_enough(challenger: Evaluation) -> Rule:
     size = challenger.model_bytes
     return Rule("model_size", size <= MAX_MODEL_BYTES, float(size), float(MAX_MODEL_BYTES), f"{size:,} bytes")
+
+
+RULES_OF_THE_CHALLENGER: tuple[Callable[[Evaluation], Rule | None], ...] = (
+    _golden,
+    _feedback_learned,
+    _fast_enough,
+    _small_enough,
+)

@@ -1,67 +1,25 @@
-"""Measures a model on held-out examples. Plain functions over probabilities; nothing here knows files or servers."""
+"""Measures a model by its answers to examples. Pure functions of values; nothing here asks a model.
+
+Every share is in [0, 1]. Where an example has several labels, an answer is right when it is one of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from services.trainer.dataset.examples import Example
-from services.trainer.evaluation.comparison import Judgement
+from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.slices import slices_of
+from services.trainer.fitting.thresholds import Answers
 
-TIMED_QUERIES = 200
 CONFIDENCE_BINS = 15
 COVERAGE_FOR_RECALL = 0.95
 
 
-class Ranker(Protocol):
-    """Anything that gives probabilities for texts."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the columns."""
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return [n, n_labels]."""
-
-
-class AnswerSet(Protocol):
-    """Answers to some queries; see scoring.Answers."""
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """[n, n_labels]."""
-
-    @property
-    def escalated(self) -> np.ndarray:
-        """Bool [n]."""
-
-    @property
-    def answered(self) -> np.ndarray:
-        """Bool [n]."""
-
-    @property
-    def confidences(self) -> np.ndarray:
-        """[n]."""
-
-
-class Scorer(Ranker, Protocol):
-    """A cascade that can be asked and timed."""
-
-    def answers(self, texts: Sequence[str]) -> AnswerSet:
-        """Return the answers of the cascade."""
-
-    def median_linear_micros(self, texts: Sequence[str]) -> float:
-        """Return the median time of one query that the linear stage answers, in microseconds."""
-
-    def median_transformer_micros(self, texts: Sequence[str]) -> float:
-        """Return the median time of one query that the transformer stage answers, in microseconds."""
-
-
 @dataclass(frozen=True)
 class LabelResult:
-    """How one label did: held-out examples that carry it, their recall, and F1 of top-1 answers."""
+    """How one label did: the number of examples that carry it, their recall, and the F1 of top-1 answers."""
 
     label: str
     examples: int
@@ -71,15 +29,23 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did; every share is in [0, 1].
+    """How a model did on the evaluation examples; in-scope examples have a label, out-of-scope ones have none.
 
     Attributes:
-        calibration_error: expected, over bins of confidence; see `calibration_error`.
-        coverage: share of held-out examples with a label that are answered.
-        out_of_scope_recall: share of those without one that are not answered.
-        out_of_scope_recall_at_95: the same at the threshold that would answer 95 % of the others.
-        escalated: share of held-out examples that the linear stage hands on.
-        judged: each held-out example with a label, and the answer to it.
+        accuracy: share of the in-scope examples that are answered rightly.
+        macro_f1: mean F1 of the labels.
+        recall_at_3: mean share of an example's labels among the three best, of at most three.
+        held_out_examples: number of in-scope examples.
+        golden_wrong: "text -> answer" for each golden query that is answered wrongly.
+        query_micros: median time of a query that the linear stage answers.
+        transformer_query_micros: the same for the transformer stage; 0 without it.
+        feedback_examples, feedback_accuracy: of the hold-out of the feedback.
+        calibration_error: see `measure_calibration_error`.
+        coverage: share of the in-scope examples that are answered.
+        out_of_scope_recall: share of the out-of-scope examples that are abstained from.
+        out_of_scope_recall_at_95: the same at the threshold that answers 95 % of the in-scope examples.
+        escalated: share of the in-scope examples that are escalated.
+        predictions: the in-scope examples and the answers to them.
 
     """
 
@@ -101,175 +67,152 @@ class Evaluation:
     out_of_scope_recall_at_95: float = 0.0
     escalated: float = 0.0
     transformer_query_micros: float = 0.0
-    judged: tuple[Judgement, ...] = field(default=(), repr=False)
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
 
     @property
     def mean_query_micros(self) -> float:
-        """Mean time of one query at the escalated share, in microseconds."""
+        """Mean of both stages' times, weighted by the share that is escalated, in microseconds."""
         return self.query_micros * (1 - self.escalated) + self.transformer_query_micros * self.escalated
 
 
-def evaluate(scorer: Scorer, held_out: Sequence[Example], model_bytes: int) -> Evaluation:
-    """Ask a model every held-out query; those without a label are out of scope."""
-    scoped = [example for example in held_out if example.labels]
-    texts, outside = [each.text for each in scoped], [each.text for each in held_out if not each.labels]
-    answers, answers_outside = scorer.answers(texts), scorer.answers(outside)
-    ranked = best_labels(answers.probabilities, scorer.labels)
-    results = label_results([labels[0] for labels in ranked], scoped)
-    confidences = answers.confidences
-    return Evaluation(
-        accuracy=_mean(top_1_right(ranked, scoped)),
-        macro_f1=_mean([result.f1 for result in results]),
-        recall_at_3=_mean(
-            [
-                len(set(labels[:3]) & set(example.labels)) / min(3, len(example.labels))
-                for labels, example in zip(ranked, scoped, strict=True)
-            ]
-        ),
-        held_out_examples=len(scoped),
-        golden_queries=0,
-        golden_wrong=(),
-        labels=results,
-        query_micros=scorer.median_linear_micros(texts[:TIMED_QUERIES]),
-        model_bytes=model_bytes,
-        calibration_error=calibration_error(confidences, shares_right(ranked, scoped)),
-        coverage=_mean(answers.answered),
-        out_of_scope_examples=len(outside),
-        out_of_scope_recall=_mean(~answers_outside.answered),
-        out_of_scope_recall_at_95=_recall_at(confidences, answers_outside.confidences),
-        escalated=_mean(answers.escalated),
-        transformer_query_micros=scorer.median_transformer_micros(texts[:TIMED_QUERIES]),
-        judged=tuple(
-            Judgement(example.labels, labels[0], slices_of(example))
-            for example, labels in zip(scoped, ranked, strict=True)
-        ),
+def evaluate(examples: Sequence[Example], answers: Answers, labels: Sequence[str]) -> Evaluation:
+    """Measure answers. Times, sizes, golden queries and feedback are not known here: they are 0.
+
+    Args:
+        examples: n examples, in scope and out of scope.
+        answers: to these n examples, in the same order.
+        labels: names of the columns of `answers.probabilities`.
+
+    """
+    is_in_scope = np.array([bool(example.labels) for example in examples], dtype=bool)
+    in_scope, out_of_scope = answers.select(is_in_scope), answers.select(~is_in_scope)
+    scoped = [example for example in examples if example.labels]
+    ranked = rank_labels(in_scope.probabilities, labels)
+    predictions = [
+        Prediction(example.labels, best[0], slices_of(example.text, example.source))
+        for example, best in zip(scoped, ranked, strict=True)
+    ]
+    right = np.array([prediction.right / len(prediction.labels) for prediction in predictions])
+    return replace(
+        evaluate_predictions(predictions),
+        recall_at_3=_mean([_recall(best, example) for best, example in zip(ranked, scoped, strict=True)]),
+        calibration_error=measure_calibration_error(in_scope.confidences, right),
+        coverage=_mean(in_scope.answered),
+        out_of_scope_examples=len(out_of_scope.answered),
+        out_of_scope_recall=_mean(~out_of_scope.answered),
+        out_of_scope_recall_at_95=_measure_recall_at_95(in_scope.confidences, out_of_scope.confidences),
+        escalated=_mean(in_scope.escalated),
     )
 
 
-def evaluation_of(judged: Sequence[Judgement]) -> Evaluation:
-    """Return accuracy and macro-F1 of answers that were given already; time, size and calibration are unknown."""
-    results = label_results([each.answer for each in judged], [Example("", each.labels) for each in judged])
+def evaluate_predictions(predictions: Sequence[Prediction]) -> Evaluation:
+    """Measure accuracy, macro-F1 and each label; what predictions do not tell is 0."""
+    results = measure_labels(predictions)
     return Evaluation(
-        accuracy=_mean([each.right for each in judged]),
+        accuracy=_mean([prediction.right for prediction in predictions]),
         macro_f1=_mean([result.f1 for result in results]),
         recall_at_3=0.0,
-        held_out_examples=len(judged),
+        held_out_examples=len(predictions),
         golden_queries=0,
         golden_wrong=(),
         labels=results,
         query_micros=0.0,
         model_bytes=0,
-        judged=tuple(judged),
+        predictions=tuple(predictions),
     )
 
 
-def with_golden(evaluation: Evaluation, scorer: Ranker, golden: Sequence[Example]) -> Evaluation:
-    """Return an evaluation with what a model says of the golden queries."""
-    return replace(evaluation, golden_queries=len(golden), golden_wrong=golden_failures(scorer, golden))
-
-
-def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
-    """Return the expected calibration error: mean over bins of |mean confidence - mean right|, weighted by size.
-
-    The bins are equally wide; the measure is that of Naeini, Cooper and Hauskrecht (AAAI 2015).
-
-    Args:
-        confidences: of the top-1 labels, [n].
-        right: 1 or 0, or a share of rightness, [n].
-
-    """
-    bins = np.minimum((confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
-    return float(
-        sum(
-            abs(confidences[bins == each].mean() - right[bins == each].mean()) * (bins == each).mean()
-            for each in np.unique(bins)
-        )
+def add_golden(
+    evaluation: Evaluation, golden: Sequence[Example], probabilities: np.ndarray, labels: Sequence[str]
+) -> Evaluation:
+    """Return an evaluation with the golden queries; `probabilities` [n, n_labels] are those of the n queries."""
+    ranked = rank_labels(probabilities, labels)
+    wrong = tuple(
+        f"{example.text} -> {best[0]}"
+        for example, best in zip(golden, ranked, strict=True)
+        if best[0] not in example.labels
     )
+    return replace(evaluation, golden_queries=len(golden), golden_wrong=wrong)
 
 
-def shares_right(ranked: Sequence[tuple[str, ...]], examples: Sequence[Example]) -> np.ndarray:
-    """Return for each example 1 / number of its labels if its best label is one of them, else 0, [n].
-
-    An example with several labels is learned as a distribution over them, so that is the probability that is due.
-    """
-    return np.array(
-        [right / len(example.labels) for right, example in zip(top_1_right(ranked, examples), examples, strict=True)]
-    )
+def measure_accuracy(examples: Sequence[Example], probabilities: np.ndarray, labels: Sequence[str]) -> float:
+    """Return the share of n examples whose best label is one of theirs; `probabilities` are [n, n_labels]."""
+    ranked = rank_labels(probabilities, labels)
+    return _mean([best[0] in example.labels for best, example in zip(ranked, examples, strict=True)])
 
 
-def _recall_at(inside: np.ndarray, outside: np.ndarray) -> float:
-    if not len(inside) or not len(outside):
-        return 0.0
-    return float((outside < np.quantile(inside, 1 - COVERAGE_FOR_RECALL)).mean())
-
-
-def accuracy(scorer: Ranker, examples: Sequence[Example]) -> float:
-    """Return the share of examples whose top-1 label is one of theirs."""
-    return _mean(top_1_right(ranked_labels(scorer, [example.text for example in examples]), examples))
-
-
-def top_1_right(ranked: Sequence[tuple[str, ...]], examples: Sequence[Example]) -> list[bool]:
-    """Say for each example whether its best label is one of its own."""
-    return [labels[0] in example.labels for labels, example in zip(ranked, examples, strict=True)]
-
-
-def ranked_labels(scorer: Ranker, texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the three best labels for each text."""
-    return best_labels(scorer.probabilities(texts), scorer.labels)
-
-
-def best_labels(probabilities: np.ndarray, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the three best labels for each row of [n, n_labels]."""
+def rank_labels(probabilities: np.ndarray, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the three best labels of each row of [n, n_labels], best first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     return [tuple(labels[index] for index in row) for row in order]
 
 
-def golden_failures(scorer: Ranker, golden: Sequence[Example]) -> tuple[str, ...]:
-    """Return "text -> answer" for every golden query that is answered with none of its labels."""
-    ranked = ranked_labels(scorer, [example.text for example in golden])
-    return tuple(
-        f"{example.text} -> {labels[0]}"
-        for labels, example in zip(ranked, golden, strict=True)
-        if labels[0] not in example.labels
+def measure_calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error: the mean over bins of |mean confidence - mean right|, weighted by size.
+
+    The bins are equally wide; the measure is that of Naeini, Cooper and Hauskrecht (AAAI 2015). Right answers to an
+    example with k labels count as 1/k: such an example is learned as a distribution, so 1/k is its right confidence.
+
+    Args:
+        confidences: of the top-1 labels, [n].
+        right: 1/k for a right answer and 0 for a wrong one, [n].
+
+    """
+    bins = bin_confidences(confidences)
+    return float(
+        sum(
+            abs(confidences[bins == number].mean() - right[bins == number].mean()) * (bins == number).mean()
+            for number in np.unique(bins)
+        )
     )
 
 
-def label_results(answers: Sequence[str], held_out: Sequence[Example]) -> tuple[LabelResult, ...]:
-    """Return recall and F1 of each label that is held out or was answered.
+def bin_confidences(confidences: np.ndarray) -> np.ndarray:
+    """Return the bin of each confidence, int [n]; there are CONFIDENCE_BINS, equally wide."""
+    return np.asarray(np.minimum((confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1))
 
-    A right answer counts for the answered label. A wrong one is a miss of the example's every label, weighted so that
-    the example counts once, and a false alarm of the answered one.
+
+def measure_labels(predictions: Sequence[Prediction]) -> tuple[LabelResult, ...]:
+    """Return recall and F1 of each label that an example carries or that was answered, sorted by label.
+
+    A right answer is a true positive of the answered label. A wrong answer to an example with k labels is 1/k false
+    negatives of each of them, so that every example counts once, and one false positive of the answered label.
     """
-    names = sorted({label for example in held_out for label in example.labels} | set(answers))
-    hits = dict.fromkeys(names, 0.0)
-    misses = dict.fromkeys(names, 0.0)
-    alarms = dict.fromkeys(names, 0.0)
-    examples = dict.fromkeys(names, 0)
-    recalled = dict.fromkeys(names, 0)
-    for answer, example in zip(answers, held_out, strict=True):
-        right = answer in example.labels
-        for label in example.labels:
+    names = sorted({label for prediction in predictions for label in (*prediction.labels, prediction.answer)})
+    true_positives, false_negatives = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    false_positives = dict.fromkeys(names, 0.0)
+    examples, recalled = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for prediction in predictions:
+        for label in prediction.labels:
             examples[label] += 1
-            recalled[label] += right
-        if right:
-            hits[answer] += 1
-        else:
-            alarms[answer] += 1
-            for label in example.labels:
-                misses[label] += 1 / len(example.labels)
+            recalled[label] += prediction.right
+            false_negatives[label] += (not prediction.right) / len(prediction.labels)
+        (true_positives if prediction.right else false_positives)[prediction.answer] += 1
     return tuple(
         LabelResult(
             name,
             examples[name],
             recalled[name] / examples[name] if examples[name] else 0.0,
-            _f1(hits[name], misses[name], alarms[name]),
+            _f1(true_positives[name], false_negatives[name], false_positives[name]),
         )
         for name in names
     )
 
 
-def _f1(hits: float, misses: float, alarms: float) -> float:
-    return 2 * hits / (2 * hits + misses + alarms) if hits + misses + alarms else 1.0
+def _f1(true_positives: float, false_negatives: float, false_positives: float) -> float:
+    mistakes = false_negatives + false_positives
+    return 2 * true_positives / (2 * true_positives + mistakes) if true_positives + mistakes else 1.0
+
+
+def _recall(best: Sequence[str], example: Example) -> float:
+    return len(set(best) & set(example.labels)) / min(3, len(example.labels))
+
+
+def _measure_recall_at_95(in_scope: np.ndarray, out_of_scope: np.ndarray) -> float:
+    """Return the share of confidences [m] below the 5 % quantile of the in-scope ones [n]; 0 without either."""
+    if not len(in_scope) or not len(out_of_scope):
+        return 0.0
+    return float((out_of_scope < np.quantile(in_scope, 1 - COVERAGE_FOR_RECALL)).mean())
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

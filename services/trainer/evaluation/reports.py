@@ -31,25 +31,36 @@ def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) ->
         escalated=evaluation.escalated,
         transformer_query_micros=evaluation.transformer_query_micros,
         mean_query_micros=evaluation.mean_query_micros,
-        choices=TrainingChoices(**asdict(choices)) if choices else None,
+        choices=_training_choices(choices) if choices else None,
     )
     for result in evaluation.labels:
         report.labels.add(label=result.label, examples=result.examples, recall=result.recall, f1=result.f1)
     return report
 
 
+def _training_choices(choices: Choices) -> TrainingChoices:
+    """Translate choices; three fields of the message have names that their factors had in earlier releases."""
+    fields = asdict(choices)
+    return TrainingChoices(
+        temperature=fields.pop("inverse_temperature"),
+        embedding_share=fields.pop("embedding_factor"),
+        linear_share=fields.pop("linear_factor"),
+        **fields,
+    )
+
+
 def promotion_decision(decision: Decision) -> PromotionDecision:
     """Translate a decision."""
     message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
     message.rules.extend(rule_results(decision.rules))
-    for part in decision.parts:
+    for group in decision.groups:
         message.parts.add(
-            kind=part.kind,
-            name=part.name,
-            examples=part.examples,
-            champion=part.champion,
-            challenger=part.challenger,
-            surely_lost=part.sure,
+            kind=group.kind,
+            name=group.name,
+            examples=group.examples,
+            champion=group.champion,
+            challenger=group.challenger,
+            surely_lost=group.is_sure,
         )
     return message
 

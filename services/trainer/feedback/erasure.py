@@ -13,14 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
-from filelock import FileLock
 from moodfood.events.v1.events_pb2 import FeedbackRecord
 
 from services.trainer.dataset.examples import FROM_PEOPLE
-from services.trainer.feedback.answered_query import AnsweredQuery
-from services.trainer.feedback.query_log import QueryHistory, parsed_query, rotated_files
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, parse_query, rotated_files
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.storage import read_lines, replace_file
+from services.trainer.storage import locked, read_lines, replace_file
 
 # Inference opens the log anew within its batch of a tenth of a second; lines it still wrote to the old file are moved.
 WRITERS_SECONDS = 0.5
@@ -74,10 +72,10 @@ class Erasure:
         if not self._query_log.parent.is_dir():
             return 0
         count = 0
-        with FileLock(f"{self._query_log}.lock"):
+        with locked(self._query_log.with_name(f"{self._query_log.name}.lock")):
             for path in (*rotated_files(self._query_log), self._query_log):
                 if path.is_file():
-                    count += _rewritten(path, doomed, still_written=path == self._query_log)
+                    count += _rewrite(path, doomed, still_written=path == self._query_log)
         return count
 
     def _delete_snapshots(self, texts: Collection[str]) -> int:
@@ -87,11 +85,11 @@ class Erasure:
         return len(doomed)
 
 
-def _rewritten(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_written: bool) -> int:
+def _rewrite(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_written: bool) -> int:
     """Replace a log by one without some queries and return how many they were."""
     with path.open("rb") as file:
         lines = file.readlines()
-        kept = [line for line in lines if (query := parsed_query(line)) is None or not doomed(query)]
+        kept = [line for line in lines if (query := parse_query(line)) is None or not doomed(query)]
         if len(kept) == len(lines):
             return 0
         replace_file(path, b"".join(kept))

@@ -5,15 +5,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import count
 
 from services.trainer.dataset.examples import IMPORT, REVIEW, Example
-from services.trainer.dataset.files import BadLine, Format, read_file
+from services.trainer.dataset.files import BadLine, Format, parse_file
 from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
 from services.trainer.feedback.query_log import QueryHistory
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 
 MAX_LABELS = 10
-MAX_NAME_CHARS = 128
 MAX_ERRORS = 100
 MAX_IMPORTED = 100_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -42,8 +41,6 @@ class Intake:
         """
         if bool(query_id) == bool(text):
             raise InvalidRequest("text" if text else "query_id", "send either query_id or text, not both or none")
-        check_name("user_id", user_id)
-        check_name("request_id", request_id)
         self._check_labels(labels)
         said = await self._text_of(query_id) if query_id else text
         if problem := describe_problem(said):
@@ -70,7 +67,7 @@ class Intake:
 
     async def add_file(self, content: bytes, file_format: Format) -> tuple[int, list[BadLine]]:
         """Do what `add_all` does for a file."""
-        rows = await asyncio.to_thread(lambda: list(read_file(content, file_format)))
+        rows = await asyncio.to_thread(lambda: list(parse_file(content, file_format)))
         _check_count(len(rows))
         return await self._keep_all(rows)
 
@@ -87,7 +84,6 @@ class Intake:
         """
         if [bool(labels), out_of_scope, dismiss].count(True) != 1:
             raise InvalidRequest("labels", "send exactly one of labels, out_of_scope and dismiss")
-        check_name("user_id", user_id)
         if labels:
             self._check_labels(labels)
 
@@ -144,12 +140,6 @@ class Intake:
             if text is not None:
                 return text
         raise UnknownQuery(query_id[:80])
-
-
-def check_name(field: str, name: str) -> None:
-    """Raise InvalidRequest when a name is too long."""
-    if len(name) > MAX_NAME_CHARS:
-        raise InvalidRequest(field, f"is longer than {MAX_NAME_CHARS} characters")
 
 
 def _check_count(count: int) -> None:

@@ -1,20 +1,51 @@
-"""What was asked lately and how it was answered, from the query log; reads only what was appended since last time."""
+"""What was asked lately and how it was answered, read from the query log that inference writes.
+
+Each call reads only what was appended since the call before.
+"""
 
 import contextlib
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
 
 MAX_QUERIES = 200_000
 MAX_RECENT = 20_000
 # More than this of the log holds more than MAX_QUERIES, and takes seconds to read.
 LOOK_BACK_BYTES = 96 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowAnswer:
+    """What a challenger would have said."""
+
+    version: int
+    label: str
+    confidence: float
+    micros: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuery:
+    """One line of the query log; `at` is in seconds since the epoch, `second` the confidence of the second label."""
+
+    query_id: str
+    text: str
+    at: float
+    label: str
+    confidence: float
+    second: float
+    stage: str
+    version: int
+    micros: int
+    experiment_id: str = ""
+    arm: str = ""
+    shadow: ShadowAnswer | None = None
 
 
 class QueryHistory:
@@ -54,7 +85,7 @@ class QueryHistory:
         except OSError:
             return
         if state.st_ino != self._inode or state.st_size < self._offset:
-            for path in _newest(rotated_files(self._query_log), LOOK_BACK_BYTES - state.st_size):
+            for path in _choose_newest(rotated_files(self._query_log), LOOK_BACK_BYTES - state.st_size):
                 self._read(path, 0)
             self._inode, self._offset = state.st_ino, 0
         self._offset = self._read(self._query_log, self._offset)
@@ -73,7 +104,7 @@ class QueryHistory:
         return offset
 
     def _remember(self, line: bytes) -> None:
-        query = parsed_query(line)
+        query = parse_query(line)
         if query is None:
             return
         for kept, most in ((self._texts, MAX_QUERIES), (self._recent, MAX_RECENT)):
@@ -86,10 +117,10 @@ class QueryHistory:
 def rotated_files(query_log: Path) -> Iterator[Path]:
     """Yield the files rotated away, oldest first: the rest of the one read before may be among them."""
     rotated = query_log.parent.glob(f"{query_log.name}.[0-9]*")
-    yield from sorted(rotated, key=lambda each: int(each.suffix[1:]), reverse=True)
+    yield from sorted(rotated, key=lambda path: int(path.suffix[1:]), reverse=True)
 
 
-def _newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
+def _choose_newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
     """Return the newest files that have room for so many bytes, the last one in part, oldest first."""
     chosen: list[Path] = []
     for path in reversed(list(oldest_first)):
@@ -101,7 +132,7 @@ def _newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
     return chosen
 
 
-def parsed_query(line: bytes) -> AnsweredQuery | None:
+def parse_query(line: bytes) -> AnsweredQuery | None:
     """Return the query of a line; None if it is none or cannot be read."""
     try:
         record = json.loads(line)

@@ -1,26 +1,39 @@
-"""Chooses the queries that a person should look at. Pure functions over what was answered and what is suspected.
+"""The review queue: which queries a person should look at, and what was decided about them.
 
-The most useful query is one that the model is unsure of and that says something the ones before it do not: items are
-taken one by one, each time the one with the highest score times its distance from the most similar one taken before
-(maximal marginal relevance, Carbonell and Goldstein, SIGIR 1998).
+Candidates are queries from the query log and examples that a training run suspects. The most useful one is one that the
+model is unsure of and that is unlike those before it. So items are taken one by one, each time the one with the highest
+score times its distance from the most similar item taken before (maximal marginal relevance, Carbonell and Goldstein,
+SIGIR 1998).
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
+from pathlib import Path
 
+from moodfood.events.v1.events_pb2 import ReviewResolution, SuspectRecord
+
+from services.language.names import KEYWORD_STAGE
 from services.language.text import normalise
 from services.trainer.dataset.words import content_words, describe_problem
-from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.errors import ReviewItemNotFound
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.store import FeedbackStore
+from services.trainer.storage import append_lines, read_messages, replace_file, to_json
 
 # Below this confidence, or nearer than this to the second label, an answer was not sure.
 UNSURE_CONFIDENCE = 0.5
 UNSURE_MARGIN = 0.2
-UNKNOWN_WORDS = 0.5
-KEYWORD_STAGE = "keyword"
+# From this share of content words on that the champion has never seen, a query is unfamiliar.
+UNFAMILIAR_WORDS = 0.5
 # Diversity compares every item with those taken; more candidates than this are cut to the best first.
 MOST_COMPARED = 2000
+RESOLVED_FILE = "resolved.jsonl"
+SUSPECTS_FILE = "suspects.jsonl"
+# Reasons of a SuspectRecord.
+SUSPECTED_NOISE, CONTRADICTORY = "suspected_noise", "contradictory"
 
 
 class Reason(Enum):
@@ -28,7 +41,7 @@ class Reason(Enum):
 
     SUSPECTED_NOISE = 4
     DISAGREEING = 3
-    DRIFTING = 2
+    UNFAMILIAR = 2
     UNCERTAIN = 1
 
 
@@ -55,7 +68,7 @@ def item_id(text: str) -> str:
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
 
 
-def items_of(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[ReviewItem]:
+def find_reasons(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[ReviewItem]:
     """Yield the reasons to look at an answered query; no known words means that none can be told from the others."""
     if describe_problem(query.text):
         return
@@ -68,15 +81,15 @@ def items_of(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[Rev
         yield item(Reason.DISAGREEING, 0.5 + 0.5 * min(query.confidence, shadow.confidence))
     words = content_words(normalise(query.text))
     unknown = sum(word not in known_words for word in words) / max(1, len(words)) if known_words else 0.0
-    if unknown >= UNKNOWN_WORDS:
-        yield item(Reason.DRIFTING, unknown)
+    if unknown >= UNFAMILIAR_WORDS:
+        yield item(Reason.UNFAMILIAR, unknown)
     if query.stage == KEYWORD_STAGE:
         yield item(Reason.UNCERTAIN, 1.0)
     elif query.confidence < UNSURE_CONFIDENCE or query.confidence - query.second < UNSURE_MARGIN:
         yield item(Reason.UNCERTAIN, 1 - query.confidence + query.second / 2)
 
 
-def chosen(
+def choose(
     candidates: Iterable[ReviewItem], decided: Collection[str], reasons: Collection[Reason], count: int
 ) -> tuple[list[ReviewItem], int]:
     """Return the most useful items, best first, and how many wait in all.
@@ -96,19 +109,85 @@ def chosen(
         if other is None or (item.reason.value, item.score) > (other.reason.value, other.score):
             best[item.item_id] = item
     ranked = sorted(best.values(), key=lambda item: (-item.score, item.text))[:MOST_COMPARED]
-    return _diverse(ranked, count), len(best)
+    return _diversify(ranked, count), len(best)
 
 
-def _diverse(ranked: Sequence[ReviewItem], count: int) -> list[ReviewItem]:
+def _diversify(ranked: Sequence[ReviewItem], count: int) -> list[ReviewItem]:
     words = [frozenset(normalise(item.text).split()) for item in ranked]
     nearest = [0.0] * len(ranked)
     left = set(range(len(ranked)))
     taken: list[ReviewItem] = []
     while left and len(taken) < count:
-        index = max(left, key=lambda each: (ranked[each].score * (1 - nearest[each]), -each))
+        index = max(left, key=lambda row: (ranked[row].score * (1 - nearest[row]), -row))
         left.remove(index)
         taken.append(ranked[index])
-        for each in left:
-            shared = len(words[index] & words[each])
-            nearest[each] = max(nearest[each], shared / len(words[index] | words[each]))
+        for other in left:
+            shared = len(words[index] & words[other])
+            nearest[other] = max(nearest[other], shared / len(words[index] | words[other]))
     return taken
+
+
+def write_suspects(path: Path, suspects: Iterable[SuspectRecord]) -> None:
+    """Replace what the run before suspected. Raises StorageFailed: the former file is still there."""
+    replace_file(path, "".join(f"{to_json(suspect, indent=None)}\n" for suspect in suspects).encode())
+
+
+class ReviewQueue:
+    """Reads files on every call; call it off the event loop, one call at a time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        history: QueryHistory,
+        feedback: FeedbackStore,
+        known_words: Callable[[], Collection[str]],
+    ) -> None:
+        self._folder = folder
+        self._history = history
+        self._feedback = feedback
+        self._known_words = known_words
+
+    def items(self, reasons: Collection[Reason], count: int) -> tuple[list[ReviewItem], int]:
+        """Return the most useful items, best first, and how many wait in all."""
+        suspects = self._suspects()
+        return choose(self._candidates(suspects), self._decided(suspects), reasons or set(Reason), count)
+
+    def item(self, wanted: str) -> ReviewItem:
+        """Return one item. Raises ReviewItemNotFound: it was decided, or never was one."""
+        suspects = self._suspects()
+        if wanted not in self._decided(suspects):
+            for item in self._candidates(suspects):
+                if item.item_id == wanted:
+                    return item
+        raise ReviewItemNotFound(wanted)
+
+    def close(self, decided: str) -> None:
+        """Never show an item again. Raises StorageFailed."""
+        resolution = ReviewResolution(item_id=decided)
+        resolution.at.FromDatetime(datetime.now(UTC))
+        append_lines(self._folder / RESOLVED_FILE, [to_json(resolution, indent=None)])
+
+    def _suspects(self) -> list[SuspectRecord]:
+        return list(read_messages(self._folder / SUSPECTS_FILE, SuspectRecord))
+
+    def _candidates(self, suspects: Sequence[SuspectRecord]) -> Iterator[ReviewItem]:
+        for record in suspects:
+            noise = record.reason == SUSPECTED_NOISE
+            yield ReviewItem(
+                record.text,
+                Reason.SUSPECTED_NOISE if noise else Reason.DISAGREEING,
+                record.confidence if noise else 1.0,
+                record.believed,
+                record.confidence,
+                tuple(record.labels),
+            )
+        known = self._known_words()
+        for query in self._history.recent():
+            yield from find_reasons(query, known)
+
+    def _decided(self, suspects: Sequence[SuspectRecord]) -> set[str]:
+        """Return the items that were resolved, and the queries that people gave labels to already."""
+        resolved = {decision.item_id for decision in read_messages(self._folder / RESOLVED_FILE, ReviewResolution)}
+        suspected = {item_id(record.text) for record in suspects}
+        labelled = {item_id(record.text) for record in self._feedback.records()}
+        return resolved | (labelled - suspected)

@@ -1,7 +1,7 @@
 """The store of what people said about answers: a file of FeedbackRecords as JSON lines that is only appended to.
 
-Only a deletion rewrites it, and then every record keeps its place: a deleted one stays as an empty shell, so counts of
-records that were seen before stay true.
+Only a deletion rewrites it, and then every record keeps its place: a deleted one stays as an empty shell that callers
+never see. So the first n records stay the first n, and a snapshot can say how many of them it has seen.
 """
 
 import os
@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
 from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import FeedbackRecord
 
-from services.trainer.storage import append_lines, replace_file
-
-LOCK_SECONDS = 10
+from services.language.text import normalise
+from services.trainer.storage import append_lines, locked, replace_file
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class FeedbackStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock_path = path.with_name(f".{path.name}.lock")
         self._parsed: list[FeedbackRecord] = []
         self._by_request: dict[str, str] = {}
         self._inode = -1
@@ -51,8 +50,8 @@ class FeedbackStore:
             StorageFailed: none was stored.
 
         """
-        with self._locked():
-            self.records()
+        with locked(self._lock_path):
+            self._all()
             known = [self._by_request.get(item.request_id, "") if item.request_id else "" for item in items]
             records = [_record(item) for item, earlier in zip(items, known, strict=True) if not earlier]
             if records:
@@ -61,10 +60,16 @@ class FeedbackStore:
         return [earlier or next(fresh) for earlier in known]
 
     def records(self) -> list[FeedbackRecord]:
-        """Return every readable record, oldest first, deleted ones included; torn lines are passed over."""
-        with self._reading:
-            self._read_on()
-            return list(self._parsed)
+        """Return what people said, oldest first, without what was deleted; torn lines are passed over."""
+        return [record for record in self._all() if not record.deleted]
+
+    def count(self) -> int:
+        """Return how many records there are, those included that were deleted since."""
+        return len(self._all())
+
+    def count_new_texts(self, seen: int) -> int:
+        """Return how many different texts people gave labels to after the first `seen` records."""
+        return len({normalise(record.text) for record in self._all()[seen:] if not record.deleted})
 
     def delete(self, doomed: Callable[[FeedbackRecord], bool]) -> list[FeedbackRecord]:
         """Empty the records that a rule names, all or none, and return them as they were.
@@ -73,8 +78,8 @@ class FeedbackStore:
             StorageFailed: nothing was deleted.
 
         """
-        with self._locked():
-            records = self.records()
+        with locked(self._lock_path):
+            records = self._all()
             deleted = [record for record in records if not record.deleted and doomed(record)]
             if deleted:
                 gone = {record.feedback_id for record in deleted}
@@ -82,9 +87,10 @@ class FeedbackStore:
                 replace_file(self._path, "".join(f"{_line(record)}\n" for record in kept).encode())
         return deleted
 
-    def _locked(self) -> FileLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=LOCK_SECONDS)
+    def _all(self) -> list[FeedbackRecord]:
+        with self._reading:
+            self._read_on()
+            return list(self._parsed)
 
     def _read_on(self) -> None:
         try:

@@ -1,8 +1,8 @@
-"""Fits one squared-hinge linear classifier per label, all labels at once, by dual coordinate ascent.
+"""Fits one squared-hinge linear classifier per label, all labels at once, by dual coordinate descent.
 
 The method is that of Hsieh, Chang, Lin, Keerthi and Sundararajan, "A Dual Coordinate Descent Method for Large-scale
-Linear SVM" (ICML 2008), which liblinear uses for one label at a time. The labels' problems do not depend on one
-another, so one pass over an example's features serves them all: a third of liblinear's time for 150 labels.
+Linear SVM" (ICML 2008), which liblinear uses for one label at a time. Here one pass over an example's features updates
+all labels, whose problems are independent of each other. For 150 labels that takes a third of liblinear's time.
 """
 
 import os
@@ -13,7 +13,8 @@ import numba
 import numpy as np
 from scipy import sparse
 
-# Few examples are visited until the fit has converged; many are visited this often, where accuracy has.
+# Epochs: about VISITS visits of examples in all, within these bounds. With few examples the fit converges before that;
+# with many, accuracy no longer changes after it.
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
 VISITS = 150_000
 TOLERANCE = 0.02
@@ -22,29 +23,30 @@ ORDER_SEED = 20_080_705
 
 
 def fit_one_vs_rest(
-    features: sparse.csr_matrix, belongs: np.ndarray, inverse_regularisation: float
+    features: sparse.csr_matrix, label_matrix: np.ndarray, inverse_regularisation: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise, for each label, |w|^2 / 2 + C * sum of max(0, 1 - y * (w.x + b))^2; y is 1 where it belongs, else -1.
+    """Minimise |w|^2 / 2 + C * sum of max(0, 1 - y * (w.x + b))^2 for each label, with y = 1 or -1.
 
     Args:
         features: float32 [n, n_features].
-        belongs: bool [n, n_labels].
+        label_matrix: bool [n, n_labels]; y is 1 where it is true.
         inverse_regularisation: C.
 
     Returns:
-        Weights float32 [n_features, n_labels] and intercepts float32 [n_labels], the same on any number of cores.
+        Weights float32 [n_features, n_labels] and intercepts float32 [n_labels]. They do not depend on the number of
+        cores.
 
     """
-    rows, labels = belongs.shape
+    rows, labels = label_matrix.shape
     random = np.random.default_rng(ORDER_SEED)
     orders = np.stack([random.permutation(rows) for _ in range(min(MOST_EPOCHS, max(FEWEST_EPOCHS, VISITS // rows)))])
     weights = np.zeros((features.shape[1], labels), dtype=np.float32)
     intercepts = np.zeros(labels, dtype=np.float32)
 
-    def fit_some(columns: Sequence[int]) -> None:
-        targets = np.where(belongs[:, columns], 1, -1).astype(np.int8)
+    def fit_block(columns: Sequence[int]) -> None:
+        targets = np.where(label_matrix[:, columns], 1, -1).astype(np.int8)
         fitted, intercept = np.zeros((features.shape[1], len(columns)), np.float32), np.zeros(len(columns), np.float32)
-        _ascend(
+        _descend(
             features.indptr,
             features.indices,
             features.data,
@@ -57,15 +59,15 @@ def fit_one_vs_rest(
         )
         weights[:, columns], intercepts[columns] = fitted, intercept
 
-    # Parts of a fixed size, whatever the number of cores: each ends by itself, so another division would end elsewhere.
-    parts = np.array_split(np.arange(labels), -(-labels // LABELS_AT_ONCE))
+    # The labels of a block converge together, so the size of a block changes the result; the number of cores must not.
+    blocks = np.array_split(np.arange(labels), -(-labels // LABELS_AT_ONCE))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(fit_some, parts))
+        list(pool.map(fit_block, blocks))
     return weights, intercepts
 
 
 @numba.njit(nogil=True, fastmath=True)
-def _ascend(indptr, indices, data, targets, ridge, orders, tolerance, weights, intercepts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _descend(indptr, indices, data, targets, ridge, orders, tolerance, weights, intercepts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Run epochs until the largest projected gradient of one is below the tolerance."""
     count = targets.shape[1]
     dual = np.zeros(targets.shape, np.float32)

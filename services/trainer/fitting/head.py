@@ -1,14 +1,13 @@
 """The transformer stage's head: multinomial logistic regression on embeddings, blended with the linear stage's scores.
 
-It is fitted in the space of the embeddings' leading principal components, each scaled by the curvature of the loss
-along it, where L-BFGS needs tens of iterations instead of hundreds; the weights it ends with are those of the embedding
-itself. Targets are distributions over labels, so an example with several labels is learned as what it is, and one
-without a label as no preference for any.
+It is fitted to the leading principal components of the embeddings, each scaled by the curvature of the loss along it:
+L-BFGS then needs tens of iterations instead of hundreds. The fitted weights are converted back, so that they apply to
+the embedding itself. Targets are distributions: an example with k labels has 1/k for each of them, and one without
+labels the same for every label.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -17,52 +16,21 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import ThreadpoolController
 
-MAX_COMPONENTS = 400
+from services.trainer.fitting.components import Components, find_components, float32_chunks
+
 # A relative change of the loss below `ftol` ends the fit.
 OPTIONS = {"maxiter": 60, "ftol": 1e-4, "maxcor": 5}
 LOWEST_EXPONENT = np.float32(-60)
-CHUNK_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Components:
-    """Leading principal components of some embeddings.
-
-    Attributes:
-        center: float32 [columns].
-        directions: float32 [columns, n_components].
-        variances: float32 [n_components], sums of squares along each over all examples.
-        projected: float32 [n_examples, n_components].
-
-    """
-
-    center: np.ndarray
-    directions: np.ndarray
-    variances: np.ndarray
-    projected: np.ndarray
-
-
-def principal_components(embeddings: np.ndarray, most: int = MAX_COMPONENTS) -> Components:
-    """Return the leading components of [n, columns], scaled so that a centred embedding's mean squared length is 1."""
-    center = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-    gram = np.zeros((embeddings.shape[1], embeddings.shape[1]))
-    for chunk in _chunks(embeddings, center):
-        gram += chunk.T @ chunk
-    count = min(most, len(embeddings), embeddings.shape[1])
-    variances, directions = np.linalg.eigh(gram)
-    variances, directions = variances[-count:], directions[:, -count:]
-    scale = float(np.sqrt(len(embeddings) / max(np.trace(gram), np.finfo(np.float32).tiny)))
-    directions = (directions[:, ::-1] * scale).astype(np.float32)
-    projected = np.concatenate([chunk @ directions for chunk in _chunks(embeddings, center)])
-    return Components(center, directions, np.maximum(variances[::-1] * scale**2, 0).astype(np.float32), projected)
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Logistic regression on embeddings, and what mixes its scores with those of the linear stage.
+    """Logistic regression on embeddings, and the blend of its scores with those of the linear stage.
 
     Attributes:
-        weights_: float32 [columns, n_labels]; intercepts_: float32 [n_labels].
-        embedding_share_, linear_share_, unknown_: see `blended`.
+        weights_: float32 [columns, n_labels].
+        intercepts_: float32 [n_labels].
+        solution_: float32 [n_components + 1, n_labels], weights and intercepts in the space of the components.
+        embedding_factor_, linear_factor_, unknown_score_: see `blend`.
 
     """
 
@@ -70,16 +38,19 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.inverse_regularisation = inverse_regularisation
 
     def fit(self, embeddings: np.ndarray, targets: np.ndarray) -> Self:
-        """Fit to [n, columns] and distributions float32 [n, n_labels]."""
-        return self.fit_components(principal_components(embeddings), np.arange(len(targets)), targets)
+        """Fit to embeddings [n, columns] and target distributions float32 [n, n_labels]."""
+        return self.fit_components(find_components(embeddings), np.arange(len(targets)), targets)
 
     def fit_components(
         self, components: Components, rows: np.ndarray, targets: np.ndarray, start: "HeadClassifier | None" = None
     ) -> Self:
-        """Fit to some rows of projected embeddings; `targets` are those of these rows.
+        """Fit to some rows of projected embeddings.
 
         Args:
-            start: a head fitted in the same components to begin from, which saves iterations and changes nothing else.
+            components: of all examples.
+            rows: indices of the examples to fit to, [n].
+            targets: distributions of these rows, float32 [n, n_labels].
+            start: a head fitted to the same components, from which the search begins; it saves iterations.
 
         """
         labels = targets.shape[1]
@@ -103,68 +74,68 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weights_ = components.directions @ self.solution_[:-1]
         self.intercepts_ = self.solution_[-1] - components.center @ self.weights_
         self.classes_ = np.arange(labels)
-        return self.blended(1.0, 0.0, -np.inf)
+        return self.blend(1.0, 0.0, -np.inf)
 
-    def blended(self, embedding_share: float, linear_share: float, unknown: float) -> Self:
-        """Set what a label's score is: the two shares of the two stages' scores; and the score of no label."""
-        self.embedding_share_, self.linear_share_, self.unknown_ = embedding_share, linear_share, unknown
+    def blend(self, embedding_factor: float, linear_factor: float, unknown_score: float) -> Self:
+        """Set the factors by which the scores of head and linear stage are added, and the score of "unknown"."""
+        self.embedding_factor_, self.linear_factor_ = embedding_factor, linear_factor
+        self.unknown_score_ = unknown_score
         return self
 
     def embedding_scores(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return float32 [n, n_labels] from embeddings alone."""
-        return np.concatenate([chunk @ self.weights_ + self.intercepts_ for chunk in _chunks(embeddings)])
+        """Return scores float32 [n, n_labels] of embeddings [n, columns], not blended."""
+        return np.concatenate([chunk @ self.weights_ + self.intercepts_ for chunk in float32_chunks(embeddings)])
 
     def component_scores(self, components: Components, rows: np.ndarray) -> np.ndarray:
-        """Return what `embedding_scores` does, for rows that are projected already."""
+        """Return scores float32 [n, n_labels] of rows of projected embeddings, not blended."""
         return np.asarray(components.projected[rows] @ self.solution_[:-1] + self.solution_[-1])
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """Return float32 [n, n_labels]; what a row lacks to 1 is the probability of no label at all.
+        """Return probabilities float32 [n, n_labels]; 1 minus the sum of a row is the probability of "unknown".
 
         Args:
             features: float32 [n, columns + n_labels], embeddings beside the linear stage's calibrated scores.
 
         """
         columns, labels = self.weights_.shape
-        scores = self.embedding_scores(features[:, :columns]) * np.float32(self.embedding_share_)
-        scores += features[:, columns:] * np.float32(self.linear_share_)
-        unknown = np.full((len(scores), 1), self.unknown_, dtype=np.float32)
+        scores = self.embedding_scores(features[:, :columns]) * np.float32(self.embedding_factor_)
+        scores += features[:, columns:] * np.float32(self.linear_factor_)
+        unknown = np.full((len(scores), 1), self.unknown_score_, dtype=np.float32)
         return np.asarray(softmax(np.hstack([scores, unknown]), axis=1)[:, :labels])
-
-
-def _chunks(embeddings: np.ndarray, center: np.ndarray | None = None) -> list[np.ndarray]:
-    chunks = (embeddings[start : start + CHUNK_ROWS] for start in range(0, max(1, len(embeddings)), CHUNK_ROWS))
-    return [chunk.astype(np.float32) - (0 if center is None else center) for chunk in chunks]
 
 
 @contextmanager
 def _scipy_on_one_thread() -> Iterator[None]:
-    """Keep SciPy's BLAS from spinning beside NumPy's, which is a library of its own: it doubles the time of a fit."""
-    libraries = [each for each in ThreadpoolController().lib_controllers if "scipy.libs" in each.filepath]
-    threads = [each.num_threads for each in libraries]
+    """Keep SciPy's BLAS on one thread: it is not NumPy's, and its waiting threads double the time of a fit."""
+    libraries = [library for library in ThreadpoolController().lib_controllers if "scipy.libs" in library.filepath]
+    threads = [library.num_threads for library in libraries]
     try:
-        for each in libraries:
-            each.set_num_threads(1)
+        for library in libraries:
+            library.set_num_threads(1)
         yield
     finally:
-        for each, number in zip(libraries, threads, strict=True):
-            each.set_num_threads(number)
+        for library, number in zip(libraries, threads, strict=True):
+            library.set_num_threads(number)
 
 
 def _cross_entropy(
     features: np.ndarray, targets: np.ndarray, weights: np.ndarray, ridge: float, scores: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Return the penalised loss and its gradient for weights [n_features + 1, n_labels]; the intercepts come last.
+    """Return the regularised loss and its gradient for weights [n_features + 1, n_labels], intercepts in the last row.
 
     Args:
-        scores: float32 [n, n_labels] to work in.
+        features: float32 [n, n_features].
+        targets: distributions float32 [n, n_labels].
+        weights: float32.
+        ridge: factor of half the squared weights.
+        scores: float32 [n, n_labels], overwritten, so that no step of the search allocates it anew.
 
     """
     np.matmul(features, weights[:-1], out=scores)
     scores += weights[-1]
     scores -= scores.max(axis=1, keepdims=True)
     value = -float(np.vdot(targets, scores))
-    # Below, exponentials are no normal float32 any more, and multiplying such numbers takes a hundred times longer.
+    # Below this exponent float32 numbers are subnormal, and multiplying those takes a hundred times longer.
     np.maximum(scores, LOWEST_EXPONENT, out=scores)
     np.exp(scores, out=scores)
     total = scores.sum(axis=1, keepdims=True)

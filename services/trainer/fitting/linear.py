@@ -1,10 +1,14 @@
-"""The linear stage: a scikit-learn estimator whose prediction needs only a handful of rows of its weights.
+"""The linear stage: a linear classifier over n-grams that needs only the rows of its weights for the grams of a text.
 
-A text's score for a label is the sum over its grams of weight times inverse document frequency, divided by the root of
-the sum of squared inverse document frequencies of those grams (each counted as often as it occurs), plus an intercept.
-When fitting ends, weight times inverse document frequency is rounded to the product of two whole numbers, one of 8 bits
-and one for the gram, and the square of the frequency to a whole number of SQUARE_UNIT: what is exported is what was
-fitted, and sums of whole numbers do not depend on their order, so a padded batch answers exactly as single texts do.
+The score of a text for a label is
+
+    sum over grams of weight * idf / sqrt(sum over grams of idf^2) + intercept
+
+where a gram counts as often as it occurs and idf is its inverse document frequency.
+
+After fitting, `weight * idf` is quantised to int8 times a whole number for the gram, and `idf^2` to a whole multiple of
+SQUARE_UNIT. The estimator itself predicts with the quantised numbers, so its exported graph answers alike. Sums of
+whole numbers do not depend on their order either, so a padded batch answers exactly as single texts do.
 """
 
 from collections.abc import Sequence
@@ -18,9 +22,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from services.trainer.fitting.coordinate_descent import fit_one_vs_rest
 from services.trainer.fitting.ngrams import GramCounter, GramCounts, count_grams
 
-# A gram other than a single word must occur in this many texts; one text alone says too little about its label.
+# A gram other than a single word must occur in this many texts to be kept.
 MIN_TEXTS = 2
-# Keeps the graph below 25 MB: a byte for each weight, plus about 40 for the string of each gram and its place.
+# Keeps the graph below 25 MB: one byte for each weight, and about 40 for a gram's string and row.
 MAX_GRAPH_BYTES = 23_000_000
 BYTES_PER_GRAM = 40
 # float32 is exact for whole numbers up to 2 ** 24: 129 grams of the very largest weight, all for one label.
@@ -37,27 +41,27 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         words_, characters_: the vocabulary, in the order of the weights' rows.
-        squares_: int64 [n_grams], squared inverse document frequencies in units of SQUARE_UNIT.
-        weights_: int8 [n_grams, n_labels]; times `scales_`, weight times inverse document frequency in `unit_`.
+        squares_: int64 [n_grams], idf^2 in units of SQUARE_UNIT.
+        weights_: int8 [n_grams, n_labels]; `weights_ * scales_ * unit_` is weight * idf, in units of UNIT.
         scales_: float32 [n_grams], whole numbers.
         unit_: float32.
         intercepts_: float32 [n_labels].
-        temperature_: see `calibrated`.
+        inverse_temperature_: see `calibrate`.
 
     """
 
     def __init__(self, inverse_regularisation: float = 1.0) -> None:
         self.inverse_regularisation = inverse_regularisation
 
-    def fit(self, texts: Sequence[str], belongs: np.ndarray) -> Self:
+    def fit(self, texts: Sequence[str], label_matrix: np.ndarray) -> Self:
         """Fit to normalised texts and bool [n, n_labels], true where a text carries a label."""
-        return self.fit_counts(count_grams(texts), belongs)
+        return self.fit_counts(count_grams(texts), label_matrix)
 
-    def fit_counts(self, counts: GramCounts, belongs: np.ndarray) -> Self:
-        """Fit to texts whose grams are counted already; see `fit`."""
+    def fit_counts(self, counts: GramCounts, label_matrix: np.ndarray) -> Self:
+        """Fit to texts whose grams are counted already, and to bool [n, n_labels]."""
         texts = counts.matrix.shape[0]
         frequency = np.bincount(counts.matrix.indices, minlength=counts.matrix.shape[1])
-        kept = _worth_keeping(counts, frequency, belongs.shape[1])
+        kept = _choose_columns(counts, frequency, label_matrix.shape[1])
         words = len(counts.words)
         self.words_ = tuple(counts.words[index] for index in kept[kept < words])
         self.characters_ = tuple(counts.characters[index - words] for index in kept[kept >= words])
@@ -65,49 +69,51 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.squares_ = np.rint(idf**2 / SQUARE_UNIT).astype(np.int64)
         matrix = counts.matrix[:, kept]
         features = (sparse.diags(1 / self._norms(matrix)) @ matrix @ sparse.diags(idf / UNIT)).tocsr()
-        weights, self.intercepts_ = fit_one_vs_rest(features.astype(np.float32), belongs, self.inverse_regularisation)
+        weights, self.intercepts_ = fit_one_vs_rest(
+            features.astype(np.float32), label_matrix, self.inverse_regularisation
+        )
         weights *= (idf / UNIT)[:, None]
         largest = np.maximum(np.abs(weights).max(axis=1), SMALLEST_WEIGHT)
         self.unit_ = largest.max() / np.float32(LEVELS * SCALE_LEVELS)
         self.scales_ = np.ceil(largest / (self.unit_ * LEVELS)).astype(np.float32)
         self.weights_ = np.rint(weights / (self.unit_ * self.scales_)[:, None]).astype(np.int8)
-        self.temperature_ = 1.0
-        self.classes_ = np.arange(belongs.shape[1])
+        self.inverse_temperature_ = 1.0
+        self.classes_ = np.arange(label_matrix.shape[1])
         self._counter = GramCounter(self.words_, self.characters_)
         return self
 
-    def calibrated(self, temperature: float) -> Self:
-        """Set what scores are multiplied with before the softmax."""
-        self.temperature_ = temperature
+    def calibrate(self, inverse_temperature: float) -> Self:
+        """Set the factor by which scores are multiplied before the softmax."""
+        self.inverse_temperature_ = inverse_temperature
         return self
 
     def decision_function(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 [n, n_labels], not calibrated, for normalised texts."""
+        """Return scores float32 [n, n_labels], not calibrated, of normalised texts."""
         return self.scores(self._counter.count(texts))
 
     def scores_of(self, counts: GramCounts) -> np.ndarray:
-        """Return what `decision_function` does, for texts whose grams are counted already with a wider vocabulary."""
+        """Return scores float32 [n, n_labels], not calibrated, given counts of a vocabulary that contains this one."""
         words = {gram: index for index, gram in enumerate(counts.words)}
         characters = {gram: index + len(words) for index, gram in enumerate(counts.characters)}
         columns = [words[gram] for gram in self.words_] + [characters[gram] for gram in self.characters_]
         return self.scores(counts.matrix[:, columns])
 
     def scores(self, matrix: sparse.csr_matrix) -> np.ndarray:
-        """Return float32 [n, n_labels] for counts [n, n_grams] of the estimator's own vocabulary."""
+        """Return scores float32 [n, n_labels], not calibrated, given counts [n, n_grams] of this vocabulary."""
         used = np.unique(matrix.indices)
         sums = matrix[:, used] @ (self.weights_[used] * self.scales_[used, None])
         return np.asarray(sums / self._norms(matrix)[:, None] * self.unit_ + self.intercepts_)
 
     def calibrated_scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 [n, n_labels], of which `predict_proba` is the softmax."""
-        return np.asarray(self.decision_function(texts) * np.float32(self.temperature_))
+        """Return calibrated scores float32 [n, n_labels] of normalised texts; `predict_proba` is their softmax."""
+        return np.asarray(self.decision_function(texts) * np.float32(self.inverse_temperature_))
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 [n, n_labels], rows summing to 1, for normalised texts."""
+        """Return probabilities float32 [n, n_labels] of normalised texts; rows sum to 1."""
         return np.asarray(softmax(self.calibrated_scores(texts), axis=1))
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the column of the best label of each text."""
+        """Return the column of the best label of each normalised text, [n]."""
         return np.asarray(self.decision_function(texts).argmax(axis=1))
 
     def _norms(self, matrix: sparse.csr_matrix) -> np.ndarray:
@@ -115,8 +121,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(np.maximum(np.sqrt(squares.astype(np.float32)), np.float32(SMALLEST_NORM)))
 
 
-def _worth_keeping(counts: GramCounts, frequency: np.ndarray, labels: int) -> np.ndarray:
-    """Return the columns to keep, rarest dropped first when the graph would be too large."""
+def _choose_columns(counts: GramCounts, frequency: np.ndarray, labels: int) -> np.ndarray:
+    """Return the columns to keep; when the graph would be too large, those of the rarest grams go first."""
     is_word = np.array([" " not in gram for gram in counts.words] + [False] * len(counts.characters))
     kept = np.flatnonzero((frequency >= MIN_TEXTS) | is_word)
     affordable = MAX_GRAPH_BYTES // (labels + BYTES_PER_GRAM)

@@ -1,8 +1,7 @@
 """Counts the word and character n-grams of normalised texts: the features of the linear stage.
 
-Word grams are one or two neighbouring words; character grams are 3 to 5 neighbouring characters of the text between two
-spaces, so that a gram shows whether it begins or ends a word. A text is only ever compared with a vocabulary, so grams
-that were never seen in training say nothing.
+A word gram is one word or two neighbouring words. A character gram is 3 to 5 neighbouring characters; a space is added
+before and after the text, so that a gram shows whether a word begins or ends there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,30 +40,30 @@ class GramCounts:
 def count_grams(texts: Sequence[str]) -> GramCounts:
     """Return the counts of every gram of some normalised texts, and those grams."""
     words, characters = _counters(None, None)
-    matrix = _joined(_fit(words, texts), _fit(characters, [_between_spaces(text) for text in texts]))
-    return GramCounts(_ordered(words.vocabulary_), _ordered(characters.vocabulary_), matrix)
+    matrix = _stack(_fit(words, texts), _fit(characters, [_pad(text) for text in texts]))
+    return GramCounts(_in_column_order(words.vocabulary_), _in_column_order(characters.vocabulary_), matrix)
 
 
 def count_words(texts: Sequence[str]) -> GramCounts:
-    """Return what `count_grams` does without character grams: a fifth of the columns."""
+    """Return the counts of every word gram of some normalised texts; they are a fifth of all grams."""
     words, _ = _counters(None, None)
     matrix = _fit(words, texts)
-    return GramCounts(_ordered(words.vocabulary_), (), matrix)
+    return GramCounts(_in_column_order(words.vocabulary_), (), matrix)
 
 
 class GramCounter:
-    """Counts the grams of a fixed vocabulary; others are not counted."""
+    """Counts the grams of a fixed vocabulary and no others."""
 
     def __init__(self, words: Sequence[str], characters: Sequence[str]) -> None:
-        # An empty vocabulary is refused by scikit-learn; NUL is in no text that is learned from.
+        # scikit-learn refuses an empty vocabulary; no example has a NUL.
         self._vectorizers = _counters(words or ["\0"], characters or ["\0"])
         self._sizes = len(words), len(characters)
 
     def count(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Return float32 [n_texts, len(words) + len(characters)]."""
         words, characters = self._vectorizers
-        counted = words.transform(texts), characters.transform([_between_spaces(text) for text in texts])
-        return _joined(*(matrix[:, :size] for matrix, size in zip(counted, self._sizes, strict=True)))
+        counted = words.transform(texts), characters.transform([_pad(text) for text in texts])
+        return _stack(*(matrix[:, :size] for matrix, size in zip(counted, self._sizes, strict=True)))
 
 
 def _counters(words: Sequence[str] | None, characters: Sequence[str] | None) -> tuple[CountVectorizer, CountVectorizer]:
@@ -86,13 +85,13 @@ def _fit(vectorizer: CountVectorizer, texts: Sequence[str]) -> sparse.csr_matrix
     return vectorizer.fit_transform(texts)
 
 
-def _ordered(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+def _in_column_order(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
-def _between_spaces(text: str) -> str:
+def _pad(text: str) -> str:
     return f" {text} "
 
 
-def _joined(words: sparse.csr_matrix, characters: sparse.csr_matrix) -> sparse.csr_matrix:
+def _stack(words: sparse.csr_matrix, characters: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.hstack([words, characters], format="csr", dtype=np.float32)

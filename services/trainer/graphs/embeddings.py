@@ -1,7 +1,7 @@
-"""Remembers the embeddings of texts by a hash of their content, so that a retrain embeds only what is new.
+"""Stores the embeddings of texts by a hash of the text, so that a retrain embeds only new texts.
 
-One file for a model and an encoder, replaced as a whole after a run that had something to embed. It holds what that run
-needed and nothing else, so it stays as large as the dataset, and a text that is no longer learned from leaves it.
+There is one file for each model and encoder. A run that embeds something replaces it by the embeddings that this run
+used: the file stays as large as the dataset, and the embedding of a deleted text is deleted too.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ KEY_BYTES = 16
 
 
 class EmbeddingStore:
-    """Embeds texts, looking up first. Values are kept in float16: 2.3 KB for each text."""
+    """Embeds texts, and looks them up first. Values are kept as float16, 2.3 KB for a text. Not thread-safe."""
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
         self.encoder = encoder
@@ -44,10 +44,10 @@ class EmbeddingStore:
         return embeddings
 
     def save(self) -> None:
-        """Write what was asked for, if any of it is new.
+        """Replace the file by the embeddings of all texts that were asked for, unless none of them is new.
 
         Raises:
-            StorageFailed: the disk refused; what was there before is still there.
+            StorageFailed: the disk refused; the former file is still there.
 
         """
         if not self._embedded:
@@ -59,7 +59,7 @@ class EmbeddingStore:
         self._embedded = 0
 
     def _read(self) -> dict[bytes, np.ndarray]:
-        """Return what is stored; a file that cannot be read only costs the time to embed again."""
+        """Return the stored embeddings; none when the file cannot be read, since the texts can be embedded again."""
         try:
             with np.load(io.BytesIO(self._path.read_bytes())) as stored:
                 keys, embeddings = stored["keys"], stored["embeddings"]
@@ -71,7 +71,7 @@ class EmbeddingStore:
 
 
 def open_embeddings(encoder_dir: str, folder: Path) -> EmbeddingStore | None:
-    """Return the store for the encoder of a folder, or None when none is named or there.
+    """Return the store of the encoder in a folder, or None when no folder is named or it has no encoder.
 
     Raises:
         BrokenData: the encoder is there and damaged.

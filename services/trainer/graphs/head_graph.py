@@ -1,4 +1,9 @@
-"""Tells skl2onnx how to write a HeadClassifier: one matrix for both shares, a softmax, and the last column dropped."""
+"""Tells skl2onnx how to export a HeadClassifier.
+
+Both factors are multiplied into the weights, so blending takes one matrix product: embeddings and linear scores, side
+by side, times `[weights * embedding_factor; identity * linear_factor]`. The softmax has a last column for "unknown",
+which is dropped after it.
+"""
 
 from typing import Any
 
@@ -32,9 +37,9 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     model: HeadClassifier = operator.raw_operator
     nodes = GraphNodes(container)
     labels = len(model.intercepts_)
-    stacked = np.vstack([model.weights_ * model.embedding_share_, np.eye(labels) * model.linear_share_])
+    stacked = np.vstack([model.weights_ * model.embedding_factor_, np.eye(labels) * model.linear_factor_])
     weights = np.hstack([stacked, np.zeros((len(stacked), 1))]).astype(np.float32)
-    intercepts = np.append(model.intercepts_ * model.embedding_share_, model.unknown_).astype(np.float32)
+    intercepts = np.append(model.intercepts_ * model.embedding_factor_, model.unknown_score_).astype(np.float32)
     nodes.node("MatMul", [operator.inputs[0].full_name, nodes.array("weights", weights)], "weighted")
     nodes.node("Add", ["weighted", nodes.array("intercepts", intercepts)], "scores")
     nodes.node("Softmax", ["scores"], "probabilities_and_unknown", axis=1)

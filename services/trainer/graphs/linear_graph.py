@@ -1,11 +1,12 @@
-"""Tells skl2onnx how to write a LinearClassifier as a graph that gathers rows instead of multiplying matrices.
+"""Tells skl2onnx how to export a LinearClassifier: as a graph that gathers rows instead of multiplying matrices.
 
-Words are cut at spaces and characters one by one (com.microsoft.Tokenizer), put together to grams (Slice,
-StringConcat), looked up (LabelEncoder), and the rows of the weights that belong to them gathered and summed. A gram
-outside the vocabulary falls on one more row, of zeros.
+The graph splits a text into words and characters (com.microsoft.Tokenizer), joins neighbours to grams (Slice and
+StringConcat), looks up the row of each gram (LabelEncoder), gathers these rows of the weights, and sums them. Grams
+outside the vocabulary have a row of zeros.
 
-Shorter texts of a batch are padded with a line feed, which normalised text never holds: a gram that reaches into the
-padding is in no vocabulary. Nor could one that the padding cuts short be: each length has a vocabulary of its own.
+Shorter texts of a batch are padded with line feeds, which normalised texts never contain. Padding adds nothing to a
+score: a gram with a line feed is in no vocabulary, and each length of gram has a vocabulary of its own, so that a
+shortened gram is not found either.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from services.trainer.fitting.linear import SMALLEST_NORM, LinearClassifier
 from services.trainer.graphs.nodes import MICROSOFT, ML, GraphNodes
 
 PAD = "\n"
-# Tensors on the way that tell why a label was chosen; export.py makes outputs of them.
+# Intermediate tensors that explain an answer; export.py makes outputs of them.
 WORD_GRAMS = ("word_1_grams", "word_2_grams")
 CHARACTER_GRAMS = ("character_3_grams", "character_4_grams", "character_5_grams")
 GRAM_WEIGHTS = "gram_weights"
@@ -56,21 +57,35 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     nodes = GraphNodes(container)
     probabilities, scores = (variable.full_name for variable in operator.outputs)
     text = nodes.node("Squeeze", [operator.inputs[0].full_name, nodes.integers("one", 1)], "texts")
-    rows = nodes.node("Concat", _looked_up(nodes, text, model), "rows", axis=1)
+    rows = nodes.node("Concat", _look_up_grams(nodes, text, model), "rows", axis=1)
     _score(nodes, rows, model, scores)
     nodes.node("Softmax", [scores], probabilities, axis=1)
 
 
-def _looked_up(nodes: GraphNodes, text: str, model: LinearClassifier) -> list[str]:
-    """Return tensors int64 [n, grams of a text] of rows of the weights, one for each length of gram."""
+def _look_up_grams(nodes: GraphNodes, text: str, model: LinearClassifier) -> list[str]:
+    """Add the nodes that find the rows of a text's grams; return a tensor int64 [n, n_grams] for each kind of gram."""
     for name, value in (("zero", 0), ("two", 2), ("three", 3), ("four", 4), ("last", -1), ("before_last", -2)):
         nodes.integers(name, value)
     nodes.integers("end", np.iinfo(np.int64).max)
     space = nodes.string("space", " ")
+    grams = (*_cut_words(nodes, text, space), *_cut_characters(nodes, text, space))
+    unknown = len(model.words_) + len(model.characters_)
+    return [
+        _look_up(nodes, of_kind, vocabulary, unknown)
+        for of_kind, vocabulary in zip(grams, _vocabularies(model), strict=True)
+    ]
+
+
+def _cut_words(nodes: GraphNodes, text: str, space: str) -> tuple[str, str]:
+    """Add the nodes that cut a text into its words and pairs of neighbouring words, strings [n, n_grams]."""
     words = _tokens(nodes, text, WORD_GRAMS[0], " ")
     first = _slice(nodes, words, "zero", "last", "first_words")
     second = _slice(nodes, words, "one", "end", "second_words")
-    pairs = _concat(nodes, _concat(nodes, first, space, "first_words_spaced"), second, WORD_GRAMS[1])
+    return words, _concat(nodes, _concat(nodes, first, space, "first_words_spaced"), second, WORD_GRAMS[1])
+
+
+def _cut_characters(nodes: GraphNodes, text: str, space: str) -> tuple[str, str, str]:
+    """Add the nodes that cut a text into 3, 4 and 5 neighbouring characters, strings [n, n_grams]."""
     begun = nodes.node("StringConcat", [space, text], "begun")
     ended = nodes.node("StringConcat", [begun, space], "ended")
     characters = _tokens(nodes, ended, "characters", "")
@@ -78,21 +93,20 @@ def _looked_up(nodes: GraphNodes, text: str, model: LinearClassifier) -> list[st
     middle = _slice(nodes, characters, "one", "last", "second_characters")
     end = _slice(nodes, characters, "two", "end", "third_characters")
     three = _concat(nodes, _concat(nodes, begin, middle, "character_2_grams"), end, CHARACTER_GRAMS[0])
-    four = _longer(nodes, three, characters, "three", CHARACTER_GRAMS[1])
-    five = _longer(nodes, four, characters, "four", CHARACTER_GRAMS[2])
+    four = _lengthen(nodes, three, characters, "three", CHARACTER_GRAMS[1])
+    return three, four, _lengthen(nodes, four, characters, "four", CHARACTER_GRAMS[2])
+
+
+def _vocabularies(model: LinearClassifier) -> tuple[dict[str, int], ...]:
+    """Return the row of each gram: of words, pairs of words, and 3, 4 and 5 characters."""
     offset = len(model.words_)
-    words_at = dict(zip(model.words_, range(offset), strict=True))
-    characters_at = dict(zip(model.characters_, range(offset, offset + len(model.characters_)), strict=True))
-    vocabularies = (
-        {gram: row for gram, row in words_at.items() if " " not in gram},
-        {gram: row for gram, row in words_at.items() if " " in gram},
-        *({gram: row for gram, row in characters_at.items() if len(gram) == length} for length in (3, 4, 5)),
+    words = dict(zip(model.words_, range(offset), strict=True))
+    characters = dict(zip(model.characters_, range(offset, offset + len(model.characters_)), strict=True))
+    return (
+        {gram: row for gram, row in words.items() if " " not in gram},
+        {gram: row for gram, row in words.items() if " " in gram},
+        *({gram: row for gram, row in characters.items() if len(gram) == length} for length in (3, 4, 5)),
     )
-    unknown = offset + len(model.characters_)
-    return [
-        _look_up(nodes, grams, vocabulary, unknown)
-        for grams, vocabulary in zip((words, pairs, three, four, five), vocabularies, strict=True)
-    ]
 
 
 def _tokens(nodes: GraphNodes, text: str, output: str, separator: str) -> str:
@@ -109,14 +123,14 @@ def _concat(nodes: GraphNodes, left: str, right: str, output: str) -> str:
     return nodes.node("StringConcat", [left, right], output)
 
 
-def _longer(nodes: GraphNodes, grams: str, characters: str, start: str, output: str) -> str:
-    """Add to each gram the character after it."""
+def _lengthen(nodes: GraphNodes, grams: str, characters: str, start: str, output: str) -> str:
+    """Add the nodes that append to each gram the character after it."""
     shortened = _slice(nodes, grams, "zero", "last", f"{output}_begin")
     return _concat(nodes, shortened, _slice(nodes, characters, start, "end", f"{output}_end"), output)
 
 
 def _look_up(nodes: GraphNodes, grams: str, vocabulary: dict[str, int], unknown: int) -> str:
-    # An empty table is refused; no text holds NUL.
+    # LabelEncoder refuses an empty table; no text has a NUL.
     table = vocabulary or {"\0": unknown}
     return nodes.node(
         "LabelEncoder",
@@ -130,15 +144,15 @@ def _look_up(nodes: GraphNodes, grams: str, vocabulary: dict[str, int], unknown:
 
 
 def _score(nodes: GraphNodes, rows: str, model: LinearClassifier, output: str) -> None:
-    """Sum the gathered weights, scale, divide by the norm, add the intercepts; calibrated, so that softmax can follow.
+    """Add the nodes that compute calibrated scores from the rows of a text's grams.
 
-    Both sums are over whole numbers, so they are exact and do not depend on the order or on padding: a batch answers
-    exactly as single queries do.
+    Both sums are over whole numbers, so they are exact, whatever their order and the padding: a batch answers exactly
+    as single queries do.
     """
-    temperature = np.float32(model.temperature_)
-    # The unit of the weights and the temperature go into the norm, still as whole numbers: a multiplication less.
-    # Where next to nothing was learned they are too small for that, and the rest of them goes into the scales.
-    unit = float(model.unit_) * float(temperature)
+    inverse_temperature = np.float32(model.inverse_temperature_)
+    # Dividing the norm by the unit of the weights and the inverse temperature saves a multiplication. The squares must
+    # stay whole numbers below 2 ** 63, so of a very small unit only a part goes there, and the rest into the scales.
+    unit = float(model.unit_) * float(inverse_temperature)
     folded = max(unit, SMALLEST_FOLDED_UNIT)
     scales = np.append(model.scales_ * np.float32(unit / folded), np.float32(0))
     squares = np.append(np.rint(model.squares_ / folded**2).astype(np.int64), np.int64(0))
@@ -156,4 +170,4 @@ def _score(nodes: GraphNodes, rows: str, model: LinearClassifier, output: str) -
     nodes.node("Sqrt", ["real_sum_of_squares"], "root")
     nodes.node("Max", ["root", nodes.array("smallest_norm", smallest)], NORM)
     nodes.node("Div", ["sums", NORM], "scaled")
-    nodes.node("Add", ["scaled", nodes.array("intercepts", model.intercepts_ * temperature)], output)
+    nodes.node("Add", ["scaled", nodes.array("intercepts", model.intercepts_ * inverse_temperature)], output)

@@ -1,4 +1,4 @@
-"""Adds nodes and constants to the graph that skl2onnx is writing, under names of our own."""
+"""Adds nodes and constants with names of our own to a graph that skl2onnx is writing."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,12 @@ OPERATOR_VERSIONS = {"": 20, ML: 2, MICROSOFT: 1}
 
 @dataclass(frozen=True)
 class GraphNodes:
-    """Each method returns the name of the tensor that it added."""
+    """The graph, which is an skl2onnx container; each method returns the name of the tensor that it adds."""
 
     container: Any
 
     def node(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output, which also gives it its name."""
+        """Add a node with one output; the node is named by its operator and its output."""
         self.container.add_node(
             op,
             inputs,

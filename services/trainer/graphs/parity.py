@@ -1,4 +1,4 @@
-"""Proves that exported graphs answer as the fitted estimators do."""
+"""Checks that exported graphs answer as the fitted estimators do."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ TIE_MARGIN = 1e-5
 
 
 def check_parity(fitted: np.ndarray, exported: np.ndarray, texts: Sequence[str]) -> None:
-    """Compare probabilities [n, n_labels] of the same texts.
+    """Compare probabilities [n, n_labels] of the same n texts.
 
-    Every top-1 label must be equal (labels within TIE_MARGIN of the best are one) and every probability within
-    TOLERANCE.
+    The exported best label must be the fitted one or within TIE_MARGIN of it, and no probability may differ by more
+    than TOLERANCE.
 
     Raises:
         StageFailed: names the first text on which the two differ.

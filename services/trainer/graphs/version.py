@@ -1,16 +1,22 @@
-"""A version's files in the registry: what they are called, how they are written, and how they become a scorer again.
+"""A version in the registry: its graphs as files, the cascade that they become again, and the words it was fitted to.
 
-`model.onnx`, `explanation.onnx` and `head.onnx` serve. The judged ones are the same settings fitted without the
-held-out examples: those of the champion are what the next challenger is compared with.
+A version has the graphs of two models with the same settings. Those of the serving model answer queries. Those of the
+evaluation model, fitted without the hold-out, are kept beside them: the next challenger is compared with them.
 """
 
 import hashlib
+from functools import lru_cache
+from pathlib import Path
 
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.language.text import NORMALIZER, UNICODE_VERSION
-from services.trainer.fitting.calibration import Thresholds
-from services.trainer.graphs.cascade import CascadeScorer
+from services.language.names import EXPLANATION_FILE, HEAD_FILE, LINEAR_FILE
+from services.language.text import NORMALIZER, UNICODE_VERSION, normalise
+from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.dataset.words import content_words
+from services.trainer.errors import ModelVersionNotFound, SnapshotNotFound
+from services.trainer.fitting.thresholds import Thresholds
+from services.trainer.graphs.cascade import Cascade
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import (
     HEAD_INPUT_NAME,
@@ -23,29 +29,28 @@ from services.trainer.graphs.export import (
 )
 from services.trainer.registry.registry import ModelRegistry
 
-LINEAR_FILE = "model.onnx"
-EXPLANATION_FILE = "explanation.onnx"
-HEAD_FILE = "head.onnx"
-JUDGED_PREFIX = "judged_"
+# Of the evaluation model's files. Versions on disk have it, so the value must stay.
+EVALUATION_PREFIX = "judged_"
 
 
 def serving_files(graphs: Graphs) -> dict[str, bytes]:
-    """Return file name -> content of everything that serving reads beside the manifest."""
+    """Return file name -> content of the serving model's graphs."""
     files = {LINEAR_FILE: graphs.linear, EXPLANATION_FILE: graphs.explanation}
     return files if graphs.head is None else {**files, HEAD_FILE: graphs.head}
 
 
-def judged_files(graphs: Graphs) -> dict[str, bytes]:
-    """Return file name -> content of the graphs that were judged."""
-    return {
-        f"{JUDGED_PREFIX}{name}": content for name, content in serving_files(graphs).items() if name != EXPLANATION_FILE
-    }
+def evaluation_files(graphs: Graphs) -> dict[str, bytes]:
+    """Return file name -> content of the evaluation model's graphs."""
+    files = (
+        {LINEAR_FILE: graphs.linear} if graphs.head is None else {LINEAR_FILE: graphs.linear, HEAD_FILE: graphs.head}
+    )
+    return {f"{EVALUATION_PREFIX}{name}": content for name, content in files.items()}
 
 
 def describe(
     manifest: pb.Manifest, graphs: Graphs, labels: tuple[str, ...], thresholds: Thresholds, encoder: str, columns: int
 ) -> None:
-    """Write into a manifest what the files are; `encoder` and its `columns` matter only with a head."""
+    """Describe the serving model in a manifest; the name of the encoder and its columns are used only with a head."""
     manifest.labels.extend(labels)
     manifest.normalizer, manifest.unicode_version = NORMALIZER, UNICODE_VERSION
     manifest.input.CopyFrom(pb.Tensor(name=INPUT_NAME, type=INPUT_TYPE, columns=1))
@@ -67,30 +72,58 @@ def describe(
         )
 
 
-def open_version(
-    registry: ModelRegistry, version: int, embeddings: EmbeddingStore | None, *, judged: bool
-) -> tuple[CascadeScorer, int]:
-    """Return a scorer of a version and the size of its graphs in bytes.
+def open_serving_model(registry: ModelRegistry, version: int, embeddings: EmbeddingStore | None) -> tuple[Cascade, int]:
+    """Return the cascade of a version's serving model and the size of its graphs in bytes.
 
     Args:
-        embeddings: for the transformer stage; a version that was trained with another encoder answers without it.
-        judged: whether to open the graphs that were judged instead of those that serve.
+        registry: holds the version.
+        version: its number.
+        embeddings: for the transformer stage; a version that was fitted with another encoder answers without it.
 
     Raises:
-        ModelVersionNotFound: no such version, or a file of it cannot be read.
+        ModelVersionNotFound: there is no such version, or a file of it cannot be read.
 
     """
-    manifest = registry.manifest(version)
-    prefix = JUDGED_PREFIX if judged else ""
+    return _open_model(registry, version, embeddings, "")
+
+
+def open_evaluation_model(
+    registry: ModelRegistry, version: int, embeddings: EmbeddingStore | None
+) -> tuple[Cascade, int]:
+    """Do what `open_serving_model` does for the version's evaluation model."""
+    return _open_model(registry, version, embeddings, EVALUATION_PREFIX)
+
+
+def _open_model(
+    registry: ModelRegistry, version: int, embeddings: EmbeddingStore | None, prefix: str
+) -> tuple[Cascade, int]:
+    manifest = registry.versions.manifest(version)
     has_head = manifest.HasField("head")
     graphs = Graphs(
-        linear=registry.file(version, prefix + LINEAR_FILE),
-        explanation=registry.file(version, EXPLANATION_FILE),
-        head=registry.file(version, prefix + HEAD_FILE) if has_head else None,
+        linear=registry.versions.file(version, prefix + LINEAR_FILE),
+        explanation=registry.versions.file(version, EXPLANATION_FILE),
+        head=registry.versions.file(version, prefix + HEAD_FILE) if has_head else None,
     )
     head = manifest.head
     thresholds = Thresholds(
         manifest.min_confidence, head.escalate_below_margin, head.escalate_below_score, head.min_confidence
     )
     fits = embeddings is not None and has_head and embeddings.encoder.name == head.encoder
-    return CascadeScorer(graphs, manifest.labels, thresholds, embeddings if fits else None), graphs.size_bytes
+    return Cascade(graphs, manifest.labels, thresholds, embeddings if fits else None), graphs.size_bytes
+
+
+def read_learned_words(registry: ModelRegistry) -> frozenset[str]:
+    """Return the content words of all examples that the champion was fitted to; none when they cannot be read."""
+    alias = registry.alias.read()
+    if alias is None:
+        return frozenset()
+    try:
+        return _read_words(registry.snapshots_folder, registry.versions.manifest(alias.version).snapshot.id)
+    except (ModelVersionNotFound, SnapshotNotFound):
+        return frozenset()
+
+
+@lru_cache(maxsize=1)
+def _read_words(snapshots: Path, snapshot_id: str) -> frozenset[str]:
+    examples = read_snapshot(snapshot_id, snapshots).fitted_examples
+    return frozenset(word for example in examples for word in content_words(normalise(example.text)))

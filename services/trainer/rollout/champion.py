@@ -1,19 +1,23 @@
-"""Changes the champion: prepare on every replica, commit on every replica, then the alias, then the history.
+"""The one way to change which version serves. Runs, deploys, rollbacks, experiments and `moodfood train` all come here.
 
-A replica that refuses stops the change and all stay, or go back. A replica that is not reached does not: the alias
-moves, and it follows the alias by itself when it is back. One change at a time on a store, whatever the number of
-trainers; what a change intends is on disk before the first replica swaps, so one that dies is taken back.
+The order is: rehearse the version, lock, check that the champion is the one that the change was decided against,
+prepare on every replica, commit on every replica, move the alias, note it in the history. The rehearsal comes before
+the lock, because it says something about the version alone and takes seconds: a rollback must not wait for it.
+
+A replica that refuses stops the change, and all replicas stay on the champion or go back to it. A replica that is not
+reached stops nothing: it follows the alias by itself when it is back. What a change intends is on disk before the first
+replica swaps, so the next trainer takes back a change whose trainer died.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
-from filelock import FileLock, Timeout
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.errors import (
+    ChampionChanged,
     NoChampion,
     NoFormerChampion,
     NoReplicaReached,
@@ -23,13 +27,50 @@ from services.trainer.errors import (
     VersionRefused,
 )
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.replicas import ReplicaResult, commit, merged, prepare, resolve, sent_back, statuses
+from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
+from services.trainer.rollout.replicas import (
+    ReplicaResult,
+    ask_statuses,
+    commit,
+    mark_sent_back,
+    merge_results,
+    prepare,
+    resolve,
+)
+from services.trainer.storage import try_lock
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Change:
+    """What to make the champion, and what that was decided against.
+
+    Attributes:
+        version: what is to serve.
+        expected: the champion at the time of the decision; 0 if there was none.
+        by: who asks.
+        reason: why.
+        action: how the history tells it.
+        must_reach: fail if no replica at all answers while there is a champion to stay with.
+
+    """
+
+    version: int
+    expected: int
+    by: str
+    reason: str
+    action: "pb.HistoryAction.ValueType" = pb.HISTORY_ACTION_PROMOTED
+    must_reach: bool = False
+
+    @property
+    def is_rollback(self) -> bool:
+        """Whether it brings a former champion back: in a hurry, and without asking the gate again."""
+        return self.action == pb.HISTORY_ACTION_ROLLED_BACK
+
+
+@dataclass(frozen=True)
+class Changed:
     """The alias after a change and what each replica did."""
 
     alias: pb.ChampionAlias
@@ -37,137 +78,147 @@ class Change:
 
 
 class Champion:
-    """The one way to change what serves.
+    """Changes the champion of one model, one change at a time on a store, whoever asks.
 
     Attributes:
         committing: whether replicas are swapping at this moment; until then a change may be cancelled without a trace.
 
     """
 
-    def __init__(self, registry: ModelRegistry, targets: Sequence[str]) -> None:
+    def __init__(self, registry: ModelRegistry, targets: Sequence[str], rehearse: Rehearse) -> None:
         self._registry = registry
         self._targets = tuple(targets)
-        self._lock = FileLock(registry.folder / ".changing", timeout=0, thread_local=False)
+        self._rehearse = rehearse
         self.committing = False
 
-    async def promote(self, version: int, by: str, reason: str, *, must_reach: bool = False) -> Change:
+    async def promote(self, change: Change, on_rehearsed: Callable[[], None] = lambda: None) -> Changed:
         """Make a version the champion.
 
         Args:
-            version: what to serve.
-            by: who asks.
-            reason: why.
-            must_reach: fail if no replica at all answers while there is a champion to stay with.
+            change: which version, and what that was decided against.
+            on_rehearsed: called when the version has passed its rehearsal, before the first replica hears of it.
 
         Raises:
-            ModelVersionNotFound, VersionRefused, ReplicaRejected, NoReplicaReached, PromotionInProgress,
-            StorageFailed: the champion is what it was.
+            ModelVersionNotFound, VersionRefused, ChampionChanged, ReplicaRejected, NoReplicaReached,
+            PromotionInProgress, StorageFailed: the champion is what it was.
 
         """
-        self._registry.manifest(version)
-        decision = self._registry.decision(version)
-        if not decision.promoted:
-            raise VersionRefused(version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
-        before = self._registry.champion()
-        previous = before.previous if before and before.version == version else before.version if before else 0
-        return await self._change(version, previous, pb.HISTORY_ACTION_PROMOTED, by, reason, must_reach=must_reach)
+        self._check(change)
+        await ensure_rehearsed(self._registry, self._rehearse, change.version, change.by)
+        on_rehearsed()
+        with self._alone():
+            self._check(change)
+            return await self._swap(change)
 
-    async def roll_back(self, by: str, reason: str) -> Change:
+    async def roll_back(self, by: str, reason: str, expected: int = 0) -> Changed:
         """Bring the former champion back; done twice, it goes back two champions.
 
+        Args:
+            by: who asks.
+            reason: why.
+            expected: the champion to roll back from; 0 for the one that serves.
+
         Raises:
-            NoChampion, NoFormerChampion, ReplicaRejected, PromotionInProgress, StorageFailed: as promote.
+            NoChampion: nothing was ever promoted.
+            NoFormerChampion: the champion has no predecessor in the registry.
+            what `promote` raises: the champion is what it was.
 
         """
-        alias = self._registry.champion()
+        alias = self._registry.alias.read()
         if alias is None:
             raise NoChampion
-        if alias.previous == 0 or alias.previous not in self._registry.versions():
+        if alias.previous == 0 or alias.previous not in self._registry.versions.numbers():
             raise NoFormerChampion
-        previous = self._registry.champion_before(alias.previous)
-        return await self._change(alias.previous, previous, pb.HISTORY_ACTION_ROLLED_BACK, by, reason)
+        change = Change(alias.previous, expected or alias.version, by, reason, pb.HISTORY_ACTION_ROLLED_BACK)
+        return await self.promote(change)
 
     async def recover(self) -> None:
         """Take back a change that its trainer did not live to finish, and replicas that are ahead of the alias.
 
-        Does nothing while another trainer changes the champion.
+        Does nothing while somebody else changes the champion.
         """
         with contextlib.suppress(PromotionInProgress), self._alone():
-            alias, pending = self._registry.champion(), self._registry.pending()
+            alias, pending = self._registry.alias.read(), self._registry.alias.pending()
             if alias is None:
                 return
-            ahead = max(
-                [pending.generation if pending else 0]
-                + [each.generation for each in await statuses(await resolve(self._targets))]
-            )
+            replicas = await ask_statuses(await resolve(self._targets))
+            ahead = max([pending.generation if pending else 0, *(replica.generation for replica in replicas)])
             if ahead > alias.generation:
-                version = pending.version if pending else 0
+                what = f"version {pending.version}" if pending else "another version"
                 _log.warning("found a promotion that was not finished", ahead=ahead, champion=alias.version)
-                what = f"version {version}" if version else "another version"
-                await self._reassert(ahead, "trainer", f"a promotion of {what} was not finished")
-            self._registry.clear_pending()
+                await self._reassert(alias, ahead, "trainer", f"a promotion of {what} was not finished")
+            self._registry.alias.clear_pending()
 
-    async def _reassert(self, above: int, by: str, reason: str) -> None:
+    def _check(self, change: Change) -> None:
+        """Raise when a change cannot be made: no such version, one that was refused, another champion."""
+        self._registry.versions.manifest(change.version)
+        decision = self._registry.versions.decision(change.version)
+        if not decision.promoted and not change.is_rollback:
+            raise VersionRefused(change.version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
+        serving = self._registry.alias.version()
+        if serving != change.expected:
+            raise ChampionChanged(change.expected, serving)
+
+    async def _swap(self, change: Change) -> Changed:
+        generation, addresses = self._registry.alias.next_generation(), await resolve(self._targets)
+        prepared = await prepare(addresses, change.version, generation, hurry=change.is_rollback)
+        _raise_if_refused(prepared, prepared)
+        ready = [result.target for result in prepared if result.done]
+        if change.must_reach and change.expected and not ready:
+            outcomes = [result.outcome for result in prepared]
+            raise NoReplicaReached(", ".join(self._targets), outcomes)
+        self._registry.alias.set_pending(change.version, generation)
+        self.committing = True
+        committed = await commit(ready, change.version, generation)
+        results = merge_results(prepared, committed)
+        if any(result.refused for result in committed):
+            await self._call_back(change, generation, committed, results)
+        alias = await self._move_alias(change, generation, ready)
+        self._registry.alias.clear_pending()
+        return Changed(alias, results)
+
+    async def _call_back(
+        self, change: Change, generation: int, committed: Sequence[ReplicaResult], results: Sequence[ReplicaResult]
+    ) -> None:
+        """Send every replica back to the champion, because one has refused to commit. Raises ReplicaRejected."""
+        before = self._registry.alias.read()
+        if before is not None:
+            await self._reassert(before, generation, change.by, f"version {change.version} was refused by a replica")
+        self._registry.alias.clear_pending()
+        _raise_if_refused(committed, mark_sent_back(results, before.version if before else 0))
+
+    async def _move_alias(self, change: Change, generation: int, swapped: Sequence[str]) -> pb.ChampionAlias:
+        try:
+            return self._registry.alias.move(
+                change.version, generation, change.action, change.by, change.reason, expected=change.expected
+            )
+        except (StorageFailed, ChampionChanged):
+            # The alias stays, so the replicas go back to it, under the generation that they have.
+            if change.expected:
+                await commit(swapped, change.expected, generation)
+            raise
+
+    async def _reassert(self, alias: pb.ChampionAlias, above: int, by: str, reason: str) -> None:
         """Confirm the champion under a generation above all others, so that replicas that went ahead come back."""
-        alias = self._registry.champion()
-        if alias is None:
-            return
-        generation = max(above + 1, self._registry.next_generation())
-        self._registry.move_alias(alias.version, alias.previous, generation, pb.HISTORY_ACTION_REASSERTED, by, reason)
+        generation = max(above + 1, self._registry.alias.next_generation())
+        action = pb.HISTORY_ACTION_REASSERTED
+        self._registry.alias.move(alias.version, generation, action, by, reason, expected=alias.version)
         await commit(await resolve(self._targets), alias.version, generation)
-
-    async def _change(
-        self,
-        version: int,
-        previous: int,
-        action: "pb.HistoryAction.ValueType",
-        by: str,
-        reason: str,
-        *,
-        must_reach: bool = False,
-    ) -> Change:
-        with self._alone():
-            generation, addresses = self._registry.next_generation(), await resolve(self._targets)
-            hurry = action == pb.HISTORY_ACTION_ROLLED_BACK
-            prepared = await prepare(addresses, version, generation, hurry=hurry)
-            _raise_if_refused(prepared, prepared)
-            ready = [result.target for result in prepared if result.done]
-            if must_reach and self._registry.champion() and not ready:
-                raise NoReplicaReached(", ".join(self._targets), tuple(prepared))
-            self._registry.set_pending(version, generation)
-            self.committing = True
-            committed = await commit(ready, version, generation)
-            results = merged(prepared, committed)
-            before = self._registry.champion()
-            if any(result.refused for result in committed):
-                await self._reassert(generation, by, f"version {version} was refused by a replica")
-                self._registry.clear_pending()
-                _raise_if_refused(committed, sent_back(results, before.version if before else 0))
-            try:
-                alias = self._registry.move_alias(version, previous, generation, action, by, reason)
-            except StorageFailed:
-                # The disk takes no new alias, so the replicas go back under the generation they have.
-                if before is not None:
-                    await commit(ready, before.version, generation)
-                raise
-            self._registry.clear_pending()
-            return Change(alias, results)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        self._registry.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise PromotionInProgress from None
+        """Keep out every other change, from this process and from others. Raises PromotionInProgress."""
+        lock = try_lock(self._registry.folder / ".changing")
+        if lock is None:
+            raise PromotionInProgress
         try:
             yield
         finally:
             self.committing = False
-            self._lock.release()
+            lock.release()
 
 
 def _raise_if_refused(asked: Sequence[ReplicaResult], replicas: Sequence[ReplicaResult]) -> None:
     refused = next((result for result in asked if result.refused), None)
     if refused is not None:
-        raise ReplicaRejected(refused.target, refused.problem, tuple(replicas))
+        raise ReplicaRejected(refused.target, refused.problem, [result.outcome for result in replicas])

@@ -1,4 +1,7 @@
-"""Owner of experiments: begins one at a time, watches it, ends it. Its file is what the replicas follow."""
+"""Tries a challenger on real traffic: begins one experiment at a time, watches it, ends it.
+
+The experiment's file in the registry is what the replicas follow. What they answered is read from the query log.
+"""
 
 import asyncio
 import uuid
@@ -19,8 +22,9 @@ from services.trainer.evaluation.reports import promotion_decision
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.champion import Champion, Change
 from services.trainer.rollout.experiment_verdict import Observed, observe, pairs_of, reason_to_stop, verdict
+from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 
 WATCH_EVERY_SECONDS = 5.0
 BY_ITSELF = "trainer"
@@ -34,52 +38,64 @@ class Experiments:
     """Lives on the event loop; logs are read in threads."""
 
     def __init__(
-        self, registry: ModelRegistry, champion: Champion, history: QueryHistory, feedback: FeedbackStore
+        self,
+        registry: ModelRegistry,
+        champion: Champion,
+        rehearse: Rehearse,
+        history: QueryHistory,
+        feedback: FeedbackStore,
     ) -> None:
         self._registry = registry
         self._champion = champion
+        self._rehearse = rehearse
         self._history = history
         self._feedback = feedback
         self._ending = asyncio.Lock()
 
-    def start(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float, by: str) -> pb.Experiment:
-        """Begin an experiment.
+    async def start(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float, by: str) -> pb.Experiment:
+        """Begin an experiment, with a version that has passed its rehearsal.
 
         Raises:
             InvalidRequest, NoChampion, ModelVersionNotFound, VersionRefused, ExperimentInProgress.
             StorageFailed: it has not begun.
 
         """
-        if kind not in _DEFAULT_SHARES:
-            raise InvalidRequest("kind", "is neither shadow nor canary")
-        if not 0 <= share <= 1:
-            raise InvalidRequest("share", f"is {share}; use a number above 0 and at most 1")
-        alias, present = self._registry.champion(), self._registry.experiment()
-        if alias is None:
-            raise NoChampion
-        if present is not None and present.running:
-            raise ExperimentInProgress(present.experiment_id)
-        decision = self._registry.decision(version)
-        if not decision.promoted:
-            raise VersionRefused(version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
-        if version == alias.version:
-            raise InvalidRequest("version", f"{version} is the champion; name a version to compare with it")
+        self._check(kind, version, share)
+        await ensure_rehearsed(self._registry, self._rehearse, version, by)
         experiment = pb.Experiment(
             experiment_id=uuid.uuid4().hex[:12],
             kind=kind,
             challenger_version=version,
-            champion_version=alias.version,
+            champion_version=self._check(kind, version, share),
             share=share or _DEFAULT_SHARES[kind],
             running=True,
             by=by,
         )
         experiment.started_at.FromDatetime(datetime.now(UTC))
-        self._registry.begin_experiment(experiment)
+        self._registry.experiment.begin(experiment)
         return experiment
+
+    def _check(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float) -> int:
+        """Return the champion's version; raise when an experiment cannot begin."""
+        if kind not in _DEFAULT_SHARES:
+            raise InvalidRequest("kind", "is neither shadow nor canary")
+        if not 0 <= share <= 1:
+            raise InvalidRequest("share", f"is {share}; use a number above 0 and at most 1")
+        champion, running = self._registry.alias.version(), self._registry.experiment.running()
+        if champion == 0:
+            raise NoChampion
+        if running is not None:
+            raise ExperimentInProgress(running.experiment_id)
+        decision = self._registry.versions.decision(version)
+        if not decision.promoted:
+            raise VersionRefused(version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
+        if version == champion:
+            raise InvalidRequest("version", f"{version} is the champion; name a version to compare with it")
+        return champion
 
     async def now(self) -> pb.Experiment | None:
         """Return the experiment that goes on, or the last one, with what was seen so far."""
-        experiment = self._registry.experiment()
+        experiment = self._registry.experiment.read()
         if experiment is not None and experiment.running:
             experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
         return experiment
@@ -90,30 +106,30 @@ class Experiments:
         Raises:
             NoExperiment: none goes on.
             StorageFailed: it goes on.
-            what Champion.promote raises: it has ended, and the champion is what it was.
+            what `Champion.promote` raises: it has ended, and the champion is what it was.
 
         """
         async with self._ending:
-            experiment = self._registry.experiment()
-            if experiment is None or not experiment.running:
+            experiment = self._registry.experiment.running()
+            if experiment is None:
                 raise NoExperiment
             experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
             experiment.running, experiment.reason = False, reason
             experiment.ended_at.FromDatetime(datetime.now(UTC))
-            self._registry.end_experiment(experiment)
+            self._registry.experiment.end(experiment)
         _log.info("experiment ended", experiment=experiment.experiment_id, reason=reason)
         if not (promote and experiment.result.decision.promoted):
             return experiment, False
         why = f"won experiment {experiment.experiment_id}" + (f": {reason}" if reason else "")
-        await self._champion.promote(experiment.challenger_version, by, why)
+        await self._champion.promote(Change(experiment.challenger_version, experiment.champion_version, by, why))
         return experiment, True
 
     async def watch_once(self) -> None:
         """End the experiment if its challenger errs or is slow, or if another champion serves."""
-        experiment, alias = self._registry.experiment(), self._registry.champion()
-        if experiment is None or not experiment.running:
+        experiment = self._registry.experiment.running()
+        if experiment is None:
             return
-        if alias is None or alias.version != experiment.champion_version:
+        if self._registry.alias.version() != experiment.champion_version:
             reason = "the champion changed"
         else:
             reason = reason_to_stop(await asyncio.to_thread(self._observed, experiment))
@@ -141,11 +157,11 @@ class Experiments:
 
     def _result(self, experiment: pb.Experiment) -> pb.ExperimentResult:
         observed = self._observed(experiment)
-        return result_of(observed, verdict(observed, experiment.champion_version))
+        return summarise(observed, verdict(observed, experiment.champion_version))
 
 
-def result_of(observed: Observed, decision: Decision) -> pb.ExperimentResult:
-    """Translate what was seen."""
+def summarise(observed: Observed, decision: Decision) -> pb.ExperimentResult:
+    """Return what was seen as the message that the registry keeps."""
     champion, challenger = observed.accuracies
     return pb.ExperimentResult(
         queries=observed.queries,

@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.trainer.dataset.examples import FEEDBACK, Example
-from services.trainer.evaluation.comparison import Judgement
+from services.trainer.dataset.examples import FEEDBACK
+from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import Decision, Rule, decide
-from services.trainer.evaluation.metrics import evaluation_of
+from services.trainer.evaluation.metrics import evaluate_predictions
 from services.trainer.evaluation.slices import slices_of
-from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.query_log import AnsweredQuery
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FEWEST_JUDGED = 30
@@ -55,7 +55,7 @@ class Observed:
     challenger_micros: float = 0.0
     errors: int = 0
     challenger_answered: int = 0
-    judged: tuple[tuple[Judgement, Judgement], ...] = field(default=(), repr=False)
+    judged: tuple[tuple[Prediction, Prediction], ...] = field(default=(), repr=False)
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -84,10 +84,10 @@ def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> 
     """Sum up what both sides said, given the labels that people gave to some of the queries."""
     both = [pair for pair in pairs if not pair.failed]
     judged = [
-        (Judgement(labels, pair.champion, slices), Judgement(labels, pair.challenger, slices))
+        (Prediction(labels, pair.champion, slices), Prediction(labels, pair.challenger, slices))
         for pair in both
         if (labels := labels_of.get(pair.query_id))
-        for slices in (slices_of(Example(pair.text, labels, FEEDBACK)),)
+        for slices in (slices_of(pair.text, FEEDBACK),)
     ]
     return Observed(
         queries=len(both),
@@ -116,9 +116,9 @@ def verdict(observed: Observed, champion_version: int) -> Decision:
     )  # fmt: skip
     if not judged:
         return Decision(own, champion_version)
-    champion, challenger = (evaluation_of([pair[side] for pair in observed.judged]) for side in (0, 1))
+    champion, challenger = (evaluate_predictions([pair[side] for pair in observed.judged]) for side in (0, 1))
     gate = decide(challenger, champion, champion_version)
-    return Decision((*own, *gate.rules), champion_version, gate.parts)
+    return Decision((*own, *gate.rules), champion_version, gate.groups)
 
 
 def reason_to_stop(observed: Observed) -> str:

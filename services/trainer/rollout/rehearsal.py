@@ -1,8 +1,9 @@
-"""Rehearses a version: a real inference process of its own, on a spare port and under a memory limit, must serve it.
+"""Rehearses a version before any caller meets it: a real inference process must load it and answer as recorded.
 
-The process starts on the champion, like a replica, is told to reload, and is asked queries over gRPC one by one. What
-makes it refuse, crash, hang, grow, slow down or answer otherwise than recorded, is found here and by no replica. It
-writes its query log to a folder that is deleted afterwards, and it ends with the trainer, however that ends.
+The process runs on a spare port and under a memory limit. It starts on the champion, like a replica, is told to reload
+the version, and is asked queries over gRPC one by one. So a version that is refused, crashes, hangs, grows, slows down
+or answers otherwise than recorded is found here and not by a replica. The process writes its query log to a folder that
+is deleted afterwards. It ends with the trainer, however the trainer ends.
 """
 
 import asyncio
@@ -15,16 +16,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
-from moodfood.registry.v1 import manifest_pb2 as registry_pb
+from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.evaluation.gate import Rule
+from services.trainer.errors import VersionRefused
+from services.trainer.registry.registry import ModelRegistry
+from services.transport.supervisor import SUPERVISOR_VARIABLE
 
 START_SECONDS = 30.0
 LOAD_SECONDS = 15.0
@@ -35,12 +39,11 @@ MAX_MEDIAN_SECONDS = 0.05
 CONFIDENCE_TOLERANCE = 0.05
 MEBIBYTE = 1024 * 1024
 SERVE = (sys.executable, "-m", "services.inference")
-SUPERVISOR_VARIABLE = "MOODFOOD_SUPERVISOR_PID"
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where a rehearsal takes place.
+class RehearsalSetup:
+    """The process that a version is rehearsed in.
 
     Attributes:
         environment: settings of inference beyond this process's own.
@@ -54,22 +57,52 @@ class Stage:
     command: Sequence[str] = SERVE
 
 
-async def rehearse(stage: Stage, manifest: registry_pb.Manifest) -> tuple[Rule, ...]:
+# Rehearses the version of a manifest and returns every rule with its numbers.
+Rehearse = Callable[[pb.Manifest], Coroutine[object, object, Sequence[pb.RuleResult]]]
+
+
+async def ensure_rehearsed(registry: ModelRegistry, rehearse: Rehearse, version: int, by: str) -> None:
+    """Rehearse a version that passed the gate, unless it was rehearsed or has served before; keep what was found.
+
+    Raises:
+        VersionRefused: it failed. That is recorded, and nobody may promote it.
+        ModelVersionNotFound: there is none.
+        StorageFailed: what was found could not be kept.
+
+    """
+    versions = registry.versions
+    if (
+        not versions.decision(version).promoted
+        or versions.is_rehearsed(version)
+        or registry.history.has_served(version)
+    ):
+        return
+    rules = await rehearse(versions.manifest(version))
+    rehearsal = pb.Rehearsal(rules=rules)
+    rehearsal.at.FromDatetime(datetime.now(UTC))
+    versions.add_rehearsal(version, rehearsal)
+    failed = [rule for rule in rules if not rule.passed]
+    if failed:
+        registry.record_refusal(version, by, "; ".join(f"{rule.rule}: {rule.detail}" for rule in failed))
+        raise VersionRefused(version, ", ".join(rule.rule for rule in failed))
+
+
+async def rehearse(setup: RehearsalSetup, manifest: pb.Manifest) -> list[pb.RuleResult]:
     """Return what was found, rule by rule; after one that leaves nothing to ask, no further ones."""
-    async with _process(stage) as (process, address), grpc.aio.insecure_channel(address) as channel:
+    async with _process(setup) as (process, address), grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         problem = await _load(process, stub, manifest.version)
         if problem:
-            return (_rule("rehearsal_loads", 1, 0, problem),)
+            return [_rule("rehearsal_loads", 1, 0, problem)]
         loaded = _rule("rehearsal_loads", 0, 0, f"version {manifest.version} was loaded beside the champion")
         wrong, seconds, problem = await _ask(process, stub, manifest)
         if problem:
-            return loaded, _rule("rehearsal_answers", 1, 0, problem)
+            return [loaded, _rule("rehearsal_answers", 1, 0, problem)]
         asked = len(manifest.answers)
         shown = f": {'; '.join(wrong[:3])}" if wrong else ""
         median = statistics.median(seconds) if seconds else 0.0
         peak = _peak_bytes(process.pid)
-        return (
+        return [
             loaded,
             _rule(
                 "rehearsal_answers", len(wrong), 0, f"{len(wrong)} of {asked} queries not answered as recorded{shown}"
@@ -84,30 +117,31 @@ async def rehearse(stage: Stage, manifest: registry_pb.Manifest) -> tuple[Rule, 
             _rule(
                 "rehearsal_memory",
                 peak,
-                stage.memory_bytes,
-                f"peak {peak / MEBIBYTE:.0f} MiB, at most {stage.memory_bytes / MEBIBYTE:.0f} MiB allowed",
+                setup.memory_bytes,
+                f"peak {peak / MEBIBYTE:.0f} MiB, at most {setup.memory_bytes / MEBIBYTE:.0f} MiB allowed",
             ),
-        )
+        ]
 
 
-def _rule(name: str, measured: float, threshold: float, detail: str) -> Rule:
-    return Rule(name, measured <= threshold, measured, threshold, detail)
+def _rule(name: str, measured: float, threshold: float, detail: str) -> pb.RuleResult:
+    passed = measured <= threshold
+    return pb.RuleResult(rule=name, passed=passed, measured=measured, threshold=threshold, detail=detail)
 
 
 @asynccontextmanager
-async def _process(stage: Stage) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def _process(setup: RehearsalSetup) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """Run inference for as long as the block lasts; what the block leaves behind is killed."""
     port, scratch = _spare_port(), Path(tempfile.mkdtemp(prefix="moodfood-rehearsal-"))
     environment = {
         **os.environ,
-        **stage.environment,
+        **setup.environment,
         "MOODFOOD_HOST": "127.0.0.1",
         "MOODFOOD_INFERENCE_PORT": str(port),
         "MOODFOOD_LOGS_DIR": str(scratch),
         SUPERVISOR_VARIABLE: str(os.getpid()),
     }
     process = await asyncio.create_subprocess_exec(
-        *stage.command,
+        *setup.command,
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -115,7 +149,7 @@ async def _process(stage: Stage) -> AsyncIterator[tuple[asyncio.subprocess.Proce
     )
     try:
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, (stage.memory_bytes, stage.memory_bytes))
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
         yield process, f"127.0.0.1:{port}"
     finally:
         await _end(process)
@@ -160,7 +194,7 @@ async def _load(
 async def _ask(
     process: asyncio.subprocess.Process,
     stub: "inference_pb2_grpc.InferenceServiceAsyncStub",
-    manifest: registry_pb.Manifest,
+    manifest: pb.Manifest,
 ) -> tuple[list[str], list[float], str]:
     """Return "text -> answer" of what is answered otherwise than recorded, seconds of each query, and a failure."""
     wrong: list[str] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
+from moodfood.trainer.v1.trainer_pb2 import ReplicaOutcome
 
 # Loading takes tens of milliseconds; a replica that is frozen or hangs costs a promotion this long, once.
 PREPARE_DEADLINE_SECONDS = 10.0
@@ -52,6 +53,11 @@ class ReplicaResult:
         """Whether it did as it was asked."""
         return not self.problem
 
+    @property
+    def outcome(self) -> ReplicaOutcome:
+        """What callers are told of it."""
+        return ReplicaOutcome(target=self.target, version=self.version, error=self.problem)
+
 
 @dataclass(frozen=True)
 class Replica:
@@ -74,8 +80,8 @@ async def resolve(targets: Sequence[str]) -> list[str]:
             found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except (OSError, ValueError):
             found = []
-        addresses.extend(sorted({f"[{each[4][0]}]:{port}" if ":" in str(each[4][0]) else f"{each[4][0]}:{port}"
-                                 for each in found}))  # fmt: skip
+        hosts = sorted({str(address[4][0]) for address in found})
+        addresses.extend(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts)
     return list(dict.fromkeys(addresses))
 
 
@@ -97,13 +103,13 @@ async def commit(addresses: Sequence[str], version: int, generation: int) -> lis
     return await _ask_all(addresses, request, 1)
 
 
-async def statuses(addresses: Sequence[str]) -> list[Replica]:
+async def ask_statuses(addresses: Sequence[str]) -> list[Replica]:
     """Return what those replicas that answer say."""
     found = await asyncio.gather(*(_status(address) for address in addresses))
-    return [each for each in found if each is not None]
+    return [replica for replica in found if replica is not None]
 
 
-def merged(prepared: Sequence[ReplicaResult], committed: Sequence[ReplicaResult]) -> tuple[ReplicaResult, ...]:
+def merge_results(prepared: Sequence[ReplicaResult], committed: Sequence[ReplicaResult]) -> tuple[ReplicaResult, ...]:
     """Return what each replica did in the end; those that were never asked to commit have only prepared."""
     last = {result.target: result for result in committed}
     return tuple(last.get(result.target, result) for result in prepared)
@@ -144,8 +150,9 @@ async def _status(address: str) -> Replica | None:
     return Replica(address, answer.version, answer.generation)
 
 
-def sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
+def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
     """Return the results with those that did as asked noted as back on another version."""
     return tuple(
-        replace(each, version=version, problem="swapped and was sent back") if each.done else each for each in results
+        replace(result, version=version, problem="swapped and was sent back") if result.done else result
+        for result in results
     )

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from moodfood.events.v1.events_pb2 import RetrainingEvent
+from moodfood.events.v1.events_pb2 import RetrainingDetails, RetrainingEvent
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import StorageFailed
@@ -35,12 +35,14 @@ class EventLog:
             return
         event = RetrainingEvent(
             event="retraining",
-            trigger=trigger_name(run.trigger),
+            trigger=name_trigger(run.trigger),
             status=status,
             training_run=run.run_id,
             model_version=run.version,
             reason="; ".join(run.reasons),
         )
+        if run.HasField("finished_at"):
+            event.details.CopyFrom(_describe(run))
         event.at.FromDatetime(datetime.now(UTC))
         self._append(self._query_log, to_json(event, indent=None))
         self.note(run, f"{status}" + (f": {event.reason}" if event.reason else ""))
@@ -48,7 +50,7 @@ class EventLog:
     def note(self, run: pb.TrainingRun, text: str) -> None:
         """Write one line about a run for people."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._append(self._retrain_log, f"{moment} {run.run_id} {trigger_name(run.trigger)} {text}")
+        self._append(self._retrain_log, f"{moment} {run.run_id} {name_trigger(run.trigger)} {text}")
 
     def _append(self, path: Path, line: str) -> None:
         try:
@@ -57,6 +59,16 @@ class EventLog:
             _log.error("cannot write a log", problem=str(error))
 
 
-def trigger_name(trigger: "pb.Trigger.ValueType") -> str:
+def _describe(run: pb.TrainingRun) -> RetrainingDetails:
+    seconds = (run.finished_at.ToMilliseconds() - run.started_at.ToMilliseconds()) / 1e3
+    return RetrainingDetails(
+        duration_seconds=max(0.0, seconds),
+        accuracy=run.evaluation.accuracy,
+        dataset_size=run.snapshot.train_examples,
+        new_samples=run.new_samples,
+    )
+
+
+def name_trigger(trigger: "pb.Trigger.ValueType") -> str:
     """Return the name of a trigger in logs and in REST, such as "cron_triggered"."""
     return pb.Trigger.Name(trigger or pb.TRIGGER_API_TRIGGERED).removeprefix("TRIGGER_").lower()

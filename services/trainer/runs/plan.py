@@ -9,10 +9,11 @@ from services.trainer.registry.registry import ModelRegistry
 
 @dataclass(frozen=True)
 class Plan:
-    """Files of a run. An empty name means that there is no such file and nothing is missed.
+    """Files of a run. A held-out or golden file that is not there is taken as empty; so is an empty name of any file.
 
     Attributes:
-        seed_files: JSON lines of examples that ship with the project or were named by the caller.
+        seed_files: files of examples that ship with the project or were named by the caller; a folder stands for its
+            JSON-lines and CSV files.
         held_out_file: examples for evaluation only.
         golden_file: queries that must always be answered right.
         taxonomy_file: labels that exist; without it, those that the examples carry.

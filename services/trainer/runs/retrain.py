@@ -11,23 +11,26 @@ from datetime import UTC, datetime
 import numpy as np
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.language.names import MANIFEST_FILE
 from services.language.text import normalise
 from services.trainer.dataset.examples import Example
 from services.trainer.dataset.snapshot import DatasetSnapshot
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation.gate import MIN_FEEDBACK_EXAMPLES, Decision, decide
-from services.trainer.evaluation.metrics import Evaluation, accuracy, evaluate, with_golden
+from services.trainer.evaluation.metrics import Evaluation, measure_accuracy
 from services.trainer.evaluation.reports import evaluation_report, promotion_decision
 from services.trainer.fitting.fit import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
-from services.trainer.graphs.cascade import CascadeScorer, lowered_for
+from services.trainer.graphs.cascade import Cascade, lower_thresholds
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import check_parity
-from services.trainer.graphs.version import describe, judged_files, open_version, serving_files
-from services.trainer.registry.registry import DECISION_FILE, EVALUATION_FILE, MANIFEST_FILE, ModelRegistry
-from services.trainer.runs.collect import gathered, repeated
+from services.trainer.graphs.version import describe, evaluation_files, open_evaluation_model, serving_files
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.registry.versions import DECISION_FILE, EVALUATION_FILE
+from services.trainer.runs.collect import collect, repeat
+from services.trainer.runs.measure import measure, measure_golden
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.stages import Report, RunStage, counted
+from services.trainer.runs.stages import Report, RunStage, count_steps
 from services.trainer.storage import to_json
 
 MAX_PROBES = 16
@@ -35,21 +38,11 @@ MAX_ANSWERS = 100
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run came to."""
-
-    version: int
-    decision: Decision
-    evaluation: Evaluation
-    snapshot: pb.Snapshot
-
-
-@dataclass(frozen=True)
 class _Candidate:
     """A fitted model and its graphs, ready to be asked."""
 
     graphs: Graphs
-    scorer: CascadeScorer
+    scorer: Cascade
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,8 @@ class _Challenger:
     answers: tuple[pb.Probe, ...]
 
 
-def retrain(plan: Plan, report: Report) -> Result:
-    """Run the story up to a registered version, promoted or refused by the gate.
+def retrain(plan: Plan, report: Report) -> int:
+    """Run the story up to a registered version and return its number; the registry holds what was measured and decided.
 
     Raises:
         BrokenData: a file of the plan cannot be read.
@@ -77,7 +70,7 @@ def retrain(plan: Plan, report: Report) -> Result:
     registry = plan.registry
     report(RunStage.COLLECT, 0.0)
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
-    snapshot, summary = repeated(plan, report) if plan.snapshot_id else gathered(plan, embeddings, report)
+    snapshot, summary = repeat(plan, report) if plan.snapshot_id else collect(plan, embeddings, report)
     judged, served, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE, 0.0)
     challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
@@ -88,61 +81,56 @@ def retrain(plan: Plan, report: Report) -> Result:
     if embeddings is not None:
         embeddings.save()
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
-    version = registry.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
-    return Result(version, decision, challenger.evaluation, summary)
+    return registry.versions.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
 
 
 def _train(
     snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
 ) -> tuple[_Candidate, _Candidate, Choices]:
-    if not snapshot.train or not snapshot.held_out:
-        raise StageFailed(
-            f"{len(snapshot.train)} examples to fit and {len(snapshot.held_out)} to evaluate; both need at least one"
-        )
+    if not snapshot.train or not snapshot.evaluation_examples:
+        to_fit, to_evaluate = len(snapshot.train), len(snapshot.evaluation_examples)
+        raise StageFailed(f"{to_fit} examples to fit and {to_evaluate} to evaluate; both need at least one")
     report(RunStage.TRAIN, 0.0)
     models = fit(
-        snapshot.learned,
-        snapshot.judging,
+        snapshot.fitted_examples,
+        snapshot.holdout_mask,
         embeddings,
-        counted(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
+        count_steps(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
     report(RunStage.EXPORT, 0.0)
-    judged = _candidate(models.judged, embeddings)
-    served = judged if models.served is models.judged else _candidate(models.served, embeddings)
+    judged = _candidate(models.evaluation, embeddings)
+    served = judged if models.serving is models.evaluation else _candidate(models.serving, embeddings)
     report(RunStage.PARITY, 0.0)
-    for model, candidate in ((models.judged, judged), (models.served, served)):
-        _check_parity(model, candidate.scorer, [example.text for example in snapshot.held_out], embeddings)
-    return judged, served, models.served.choices
+    for model, candidate in ((models.evaluation, judged), (models.serving, served)):
+        _check_parity(model, candidate.scorer, [example.text for example in snapshot.evaluation_examples], embeddings)
+    return judged, served, models.serving.choices
 
 
 def _candidate(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
     graphs = export_graphs(model)
-    return _Candidate(graphs, CascadeScorer(graphs, model.labels, model.thresholds, embeddings))
+    return _Candidate(graphs, Cascade(graphs, model.labels, model.thresholds, embeddings))
 
 
-def _check_parity(
-    model: FittedModel, scorer: CascadeScorer, texts: Sequence[str], embeddings: EmbeddingStore | None
-) -> None:
-    exported, scores = scorer.linear(texts)
+def _check_parity(model: FittedModel, scorer: Cascade, texts: Sequence[str], embeddings: EmbeddingStore | None) -> None:
+    exported, scores = scorer.ask_linear(texts)
     check_parity(model.linear.predict_proba([normalise(text) for text in texts]), exported, texts)
     if model.head is not None and embeddings is not None:
         features = np.hstack([embeddings.embed(texts).astype(np.float32), scores])
-        check_parity(model.head.predict_proba(features), scorer.head(texts, scores), texts)
+        check_parity(model.head.predict_proba(features), scorer.ask_transformer(texts, scores), texts)
 
 
 def _evaluate_challenger(
     judged: _Candidate, served: _Candidate, choices: Choices, snapshot: DatasetSnapshot, golden: Sequence[Example]
 ) -> _Challenger:
     golden_texts = [example.text for example in golden]
-    thresholds = lowered_for(served.scorer, golden_texts)
+    thresholds = lower_thresholds(served.scorer, golden_texts)
     served = replace(served, scorer=served.scorer.with_thresholds(thresholds))
     judged = replace(judged, scorer=judged.scorer.with_thresholds(thresholds))
-    evaluation = with_golden(
-        evaluate(judged.scorer, snapshot.held_out, served.graphs.size_bytes), served.scorer, golden
-    )
-    withheld = snapshot.withheld_feedback
-    probe_texts = (golden_texts or [example.text for example in snapshot.held_out])[:MAX_PROBES]
-    probabilities, scores = served.scorer.linear(probe_texts)
+    evaluation = measure(judged.scorer, snapshot.evaluation_examples, served.graphs.size_bytes)
+    evaluation = measure_golden(evaluation, served.scorer, golden)
+    withheld = snapshot.feedback_holdout
+    probe_texts = (golden_texts or [example.text for example in snapshot.evaluation_examples])[:MAX_PROBES]
+    probabilities, scores = served.scorer.ask_linear(probe_texts)
     return _Challenger(
         judged=judged,
         served=served,
@@ -150,20 +138,27 @@ def _evaluate_challenger(
         evaluation=replace(
             evaluation,
             feedback_examples=len(withheld),
-            feedback_accuracy=accuracy(judged.scorer, withheld) if len(withheld) >= MIN_FEEDBACK_EXAMPLES else 0.0,
+            feedback_accuracy=_feedback_accuracy(judged.scorer, withheld),
         ),
         probes=_probes(served.scorer.labels, probe_texts, probabilities),
-        head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.head(probe_texts, scores))
+        head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.ask_transformer(probe_texts, scores))
         if served.scorer.has_head
         else (),
-        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.held_out)]),
+        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.evaluation_examples)]),
     )
 
 
-def _answers(scorer: CascadeScorer, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
+def _feedback_accuracy(scorer: Cascade, holdout: Sequence[Example]) -> float:
+    if len(holdout) < MIN_FEEDBACK_EXAMPLES:
+        return 0.0
+    answers = scorer.answer([example.text for example in holdout])
+    return measure_accuracy(holdout, answers.probabilities, scorer.labels)
+
+
+def _answers(scorer: Cascade, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
     """Return what the cascade says of texts spread evenly over those given, abstained ones left out."""
     chosen = texts[:: max(1, len(texts) // MAX_ANSWERS)][:MAX_ANSWERS]
-    answers = scorer.answers(chosen)
+    answers = scorer.answer(chosen)
     probes = _probes(scorer.labels, chosen, answers.probabilities)
     return tuple(probe for probe, answered in zip(probes, answers.answered, strict=True) if answered)
 
@@ -178,16 +173,16 @@ def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarr
 def _evaluate_champion(
     registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example], embeddings: EmbeddingStore | None
 ) -> tuple[int, Evaluation | None]:
-    alias = registry.champion()
+    alias = registry.alias.read()
     if alias is None:
         return 0, None
     try:
-        scorer, size = open_version(registry, alias.version, embeddings, judged=True)
+        scorer, size = open_evaluation_model(registry, alias.version, embeddings)
     except ModelVersionNotFound as error:
         raise StageFailed(
             f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
         ) from error
-    return alias.version, with_golden(evaluate(scorer, snapshot.held_out, size), scorer, golden)
+    return alias.version, measure_golden(measure(scorer, snapshot.evaluation_examples, size), scorer, golden)
 
 
 def _files(
@@ -214,7 +209,7 @@ def _files(
         manifest.head.probes.extend(challenger.head_probes)
     return {
         **serving_files(served.graphs),
-        **judged_files(challenger.judged.graphs),
+        **evaluation_files(challenger.judged.graphs),
         MANIFEST_FILE: to_json(manifest).encode(),
         EVALUATION_FILE: to_json(evaluation_report(challenger.evaluation, challenger.choices)).encode(),
         DECISION_FILE: to_json(promotion_decision(decision)).encode(),

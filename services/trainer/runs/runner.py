@@ -1,33 +1,49 @@
-"""Owner of training runs: starts one at a time in a child process, follows it, promotes its version, ends it.
+"""Owner of training runs: begins one at a time, follows it, promotes its version, writes how it ended.
 
-Lives on the event loop. The state of a run is on disk before each stage begins. A lock file keeps two trainers on one
-store from running two; the system frees it when its holder dies.
+    start -> a child process trains and registers a version -> rehearse -> promote -> end
+      |                          |                                |           |
+      +---- whatever ends it early goes through one table: runs/record.py ----+
+
+Everything lives on the event loop. The state of a run is on disk before each stage begins. A lock keeps two trainers on
+one store from running two runs; each of them can watch, wait for and cancel the other's.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import structlog
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
-from services.trainer.errors import NoReplicaReached, ReplicaFacts, ReplicaRejected, RetrainInProgress, TrainerError
+from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.errors import RetrainInProgress, StorageFailed, TrainerError, VersionRefused
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion
-from services.trainer.rollout.rehearsals import Rehearsals
-from services.trainer.runs.events import EventLog, trigger_name
+from services.trainer.rollout.champion import Champion, Change
+from services.trainer.runs.events import EventLog, name_trigger
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.process import TrainingProcess
-from services.trainer.runs.stages import RunStage
+from services.trainer.runs.process import run_worker
+from services.trainer.runs.record import (
+    RunCancelled,
+    TrainerStopped,
+    WorkerDied,
+    WorkerFailed,
+    begin_run,
+    end_run,
+    list_failed_rules,
+    read_results,
+    skip_run,
+)
+from services.trainer.runs.stages import RunStage, name_stage
 from services.trainer.runs.store import RunStore
 
 PROMOTER = "training run"
-
-T = TypeVar("T")
+# How often to look at what another trainer on the store has written.
+LOOK_EVERY_SECONDS = 0.5
+# How long a caller of cancel waits until another trainer has ended its run.
+OTHER_TRAINER_SECONDS = 10.0
+CLOSE_SECONDS = 3.0
 
 _log = structlog.get_logger()
 
@@ -37,53 +53,22 @@ def operation_name(run_id: str) -> str:
     return f"operations/{run_id}"
 
 
-class Retrainer:
-    """Runs the retraining story, one run at a time."""
+class Runner:
+    """Carries out training runs, one at a time."""
 
     def __init__(
-        self,
-        store: RunStore,
-        registry: ModelRegistry,
-        champion: Champion,
-        events: EventLog,
-        plan_for: Callable[[str, str], Plan],
-        lock_path: Path,
-        rehearsals: Rehearsals,
+        self, store: RunStore, registry: ModelRegistry, champion: Champion, events: EventLog, plan: Plan
     ) -> None:
         self._store = store
         self._registry = registry
         self._champion = champion
         self._events = events
-        self._plan_for = plan_for
-        self._rehearsals = rehearsals
-        lock_path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(lock_path, timeout=0, thread_local=False)
+        self._plan = plan
+        self._own_run = ""
         self._task: asyncio.Task[None] | None = None
-        self._process = TrainingProcess()
-        self._step: asyncio.Task[object] | None = None
-        self._running_id = ""
-        self._cancelled = False
-        self._changed = asyncio.Condition()
-
-    @property
-    def running(self) -> pb.TrainingRun | None:
-        """The run going on here."""
-        return self._store.get(self._running_id) if self._running_id else None
-
-    async def recover(self) -> None:
-        """Mark runs that a dead trainer left running as failed, and mend what they left behind."""
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return
-        try:
-            self._registry.repair()
-            for run in self._store.newest_first():
-                if run.state == pb.RUN_STATE_RUNNING:
-                    self._bury(run)
-            await self._champion.recover()
-        finally:
-            self._lock.release()
+        self._work: asyncio.Task[None] | None = None
+        self._stop_because: type[Exception] | None = None
+        self._changed = asyncio.Event()
 
     async def start(
         self,
@@ -93,226 +78,227 @@ class Retrainer:
         request_id: str = "",
         snapshot_id: str = "",
     ) -> pb.TrainingRun:
-        """Start a run and return it as it begins; with a snapshot it repeats the run that learned from it.
+        """Begin a run and return it as it begins; with a snapshot it repeats the run that learned from it.
 
         Raises:
-            RetrainInProgress: one is going on, here or in another trainer on the same store.
-            StorageFailed: its state could not be written.
+            SnapshotNotFound: there is no such snapshot.
+            RetrainInProgress: a run is going on, here or in another trainer on the same store.
+            StorageFailed: the run could not be recorded.
 
         """
-        run = pb.TrainingRun(
-            run_id=self._store.new_id(),
-            trigger=trigger,
-            state=pb.RUN_STATE_RUNNING,
-            stage=pb.RUN_STAGE_UNSPECIFIED,
-            validate_only=validate_only,
-            request_id=request_id,
-        )
-        run.started_at.FromDatetime(datetime.now(UTC))
-        self._take_lock()
+        if snapshot_id:
+            await asyncio.to_thread(read_snapshot, snapshot_id, self._registry.snapshots_folder)
+        lock = self._store.try_lock()
+        if lock is None:
+            running = self._store.running()
+            raise RetrainInProgress(operation_name(running.run_id if running else "unknown"))
+        run = begin_run(self._store.new_id(), trigger, validate_only=validate_only, request_id=request_id)
         try:
             self._save(run)
         except TrainerError:
-            self._lock.release()
+            lock.release()
             raise
-        self._running_id, self._cancelled, self._process = run.run_id, False, TrainingProcess()
+        self._own_run, self._stop_because = run.run_id, None
         self._events.run_changed(run)
-        self._task = asyncio.create_task(self._run(run, self._plan_for(run.run_id, snapshot_id)))
+        plan = replace(self._plan, run_id=run.run_id, snapshot_id=snapshot_id)
+        self._work = asyncio.create_task(self._carry_out(run, plan))
+        self._task = asyncio.create_task(self._see_to_its_end(run, self._work, lock))
         return self._store.get(run.run_id)
 
     def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
-        """Record a scheduled run that was not due."""
-        run = pb.TrainingRun(
-            run_id=self._store.new_id(),
-            trigger=trigger,
-            state=pb.RUN_STATE_SKIPPED,
-            percent=100,
-            reasons=[reason],
-            request_id=request_id,
-        )
-        run.started_at.FromDatetime(datetime.now(UTC))
-        run.finished_at.CopyFrom(run.started_at)
+        """Record a run that was asked for and was not due. Raises StorageFailed."""
+        run = begin_run(self._store.new_id(), trigger, request_id=request_id)
+        skip_run(run, reason)
         self._save(run)
         self._events.note(run, f"skipped: {reason}")
         return run
 
     async def cancel(self, run_id: str) -> None:
-        """End a run, unless its replicas are swapping already or it is over. Raises TrainingRunNotFound."""
-        self._store.get(run_id)
-        if run_id != self._running_id or self._champion.committing:
+        """End a run, unless its replicas are swapping already or it is over.
+
+        Raises:
+            TrainingRunNotFound: there is no such run.
+            StorageFailed: the run is another trainer's, and the request could not be written for it to read.
+
+        """
+        if self._store.get(run_id).state != pb.RUN_STATE_RUNNING:
             return
-        self._cancelled = True
-        self._end_step()
-        if self._task is not None:
+        if run_id != self._own_run:
+            self._store.request_cancel(run_id)
+            await self.wait(run_id, OTHER_TRAINER_SECONDS)
+        elif self._stop(RunCancelled) and self._task is not None:
             await asyncio.shield(self._task)
 
-    def _end_step(self) -> None:
-        self._process.kill()
-        if self._step is not None:
-            self._step.cancel()
-
     async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
-        """Yield the run now and after every change, until it has ended. Raises TrainingRunNotFound."""
+        """Yield a run now and after every change, until it has ended, whichever trainer has it.
+
+        Raises:
+            TrainingRunNotFound: there is no such run.
+
+        """
+        shown: pb.TrainingRun | None = None
         while True:
-            run = pb.TrainingRun()
-            run.CopyFrom(self._store.get(run_id))
-            yield run
-            if run.state != pb.RUN_STATE_RUNNING:
+            changed, run = self._changed, self._store.get(run_id)
+            if run != shown:
+                shown = pb.TrainingRun()
+                shown.CopyFrom(run)
+                yield shown
+            if shown.state != pb.RUN_STATE_RUNNING:
                 return
-            async with self._changed:
-                while self._store.get(run_id) == run:
-                    await self._changed.wait()
+            if run_id != self._own_run:
+                # Its trainer may have died; then it is ended here.
+                with contextlib.suppress(StorageFailed):
+                    await self.recover()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
 
     async def wait(self, run_id: str, seconds: float | None) -> pb.TrainingRun:
-        """Return the run when it has ended or the time is over. Raises TrainingRunNotFound."""
+        """Return a run when it has ended or the time is over. Raises TrainingRunNotFound."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 async for _ in self.watch(run_id):
                     pass
         return self._store.get(run_id)
 
-    async def close(self) -> None:
-        """End what is going on because the trainer stops."""
-        if not self._champion.committing:
-            self._end_step()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=3.0)
+    async def recover(self) -> None:
+        """End runs whose trainer has died, and mend what they left behind. Does nothing while a run is going on.
 
-    def _take_lock(self) -> None:
-        if self._running_id:
-            raise RetrainInProgress(operation_name(self._running_id))
-        try:
-            self._lock.acquire()
-        except Timeout:
-            runs = self._store.newest_first()
-            going_on = next((run.run_id for run in runs if run.state == pb.RUN_STATE_RUNNING), "unknown")
-            raise RetrainInProgress(operation_name(going_on)) from None
+        Raises:
+            StorageFailed: the disk refused.
 
-    async def _run(self, run: pb.TrainingRun, plan: Plan) -> None:
+        """
+        lock = self._store.try_lock()
+        if lock is None:
+            return
         try:
-            async with contextlib.aclosing(self._process.run(plan)) as changes:
-                async for change in changes:
-                    await self._merge(run, change)
-            if run.state == pb.RUN_STATE_RUNNING:
-                run.state = pb.RUN_STATE_FAILED
-                run.reasons.append(f"the training process died in stage {_stage_name(run)}")
-            if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only:
-                run.state = pb.RUN_STATE_RUNNING
-                if not self._cancelled and await self._passes_rehearsal(run):
-                    await self._promote(run)
-            if run.state == pb.RUN_STATE_REJECTED:
-                self._registry.record_refusal(run.version, PROMOTER, "; ".join(run.reasons))
-            self._registry.prune()
-        except asyncio.CancelledError:
-            # Only a step is ever cancelled, never the task of the run.
-            run.state = pb.RUN_STATE_FAILED
-            run.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
-        except (ReplicaRejected, NoReplicaReached) as error:
-            _note_replicas(run, error.replicas)
-            run.state = pb.RUN_STATE_FAILED
-            run.reasons.append(str(error))
-        except TrainerError as error:
-            run.state = pb.RUN_STATE_FAILED
-            run.reasons.append(str(error))
-        except Exception as error:
-            _log.error("a training run failed unexpectedly", run=run.run_id, exc_info=error)
-            run.state = pb.RUN_STATE_FAILED
-            run.reasons.append("unexpected error; the trainer's log has the details")
+            self._registry.repair()
+            for run in self._store.newest_first():
+                if run.state == pb.RUN_STATE_RUNNING:
+                    self._bury(run)
+            await self._champion.recover()
         finally:
-            if self._cancelled and run.state in {pb.RUN_STATE_RUNNING, pb.RUN_STATE_FAILED}:
-                run.state = pb.RUN_STATE_CANCELLED
-                run.reasons[:] = [f"cancelled in stage {_stage_name(run)}"]
-            await self._finish(run)
+            lock.release()
 
-    async def _merge(self, run: pb.TrainingRun, change: pb.TrainingRun) -> None:
-        stage, percent = run.stage, run.percent
-        run.MergeFrom(change)
-        run.percent = max(percent, run.percent)
-        if run.stage != stage:
-            await self._enter_stage(run)
-        elif run.percent != percent:
-            # Progress within a stage is for those who watch; what is on disk says in which stage a run was.
-            run.updated_at.FromDatetime(datetime.now(UTC))
-            self._store.keep(run)
-            await self._tell_watchers()
+    async def close(self) -> None:
+        """End what is going on here, because the trainer stops."""
+        self._stop(TrainerStopped)
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
-    async def _enter_stage(self, run: pb.TrainingRun) -> None:
-        self._save(run)
-        self._events.note(run, f"stage {_stage_name(run)} ({run.percent}%)")
-        await self._tell_watchers()
+    async def _see_to_its_end(self, run: pb.TrainingRun, work: asyncio.Task[None], lock: FileLock) -> None:
+        """Wait for a run's work, and write how it ended whatever ended it."""
+        listening = asyncio.create_task(self._listen_for_cancel(run.run_id))
+        await asyncio.wait([work])
+        listening.cancel()
+        cause = work.exception() if not work.cancelled() else (self._stop_because or TrainerStopped)()
+        if cause is not None and not isinstance(cause, TrainerError | RunCancelled | TrainerStopped | WorkerFailed):
+            _log.error("a training run failed unexpectedly", run=run.run_id, exc_info=cause)
+        end_run(run, cause)
+        self._own_run = ""
+        self._record_end(run)
+        lock.release()
+        self._tell_watchers()
+        self._prune()
 
-    async def _passes_rehearsal(self, run: pb.TrainingRun) -> bool:
-        """Rehearse the run's version, keep what was found with it, and refuse the version when a rule failed."""
-        await self._begin(run, RunStage.REHEARSE)
-        rules = await self._in_step(self._rehearsals.run(run.version))
-        run.decision.rules.extend(rules)
-        failed = [f"{rule.rule}: {rule.detail}" for rule in rules if not rule.passed]
-        if failed:
-            run.state, run.decision.promoted = pb.RUN_STATE_REJECTED, False
-            run.reasons.extend(failed)
-        return not failed
+    async def _carry_out(self, run: pb.TrainingRun, plan: Plan) -> None:
+        """Train, and promote what was registered. Raises what ends the run early."""
+        await self._train(run, plan)
+        read_results(run, self._registry)
+        if not run.decision.promoted:
+            self._registry.record_refusal(run.version, PROMOTER, "; ".join(list_failed_rules(run)))
+            raise VersionRefused(run.version, "")
+        if not run.validate_only:
+            await self._promote(run)
+
+    async def _train(self, run: pb.TrainingRun, plan: Plan) -> None:
+        async with contextlib.aclosing(run_worker(plan)) as reports:
+            async for report in reports:
+                if report.state == pb.RUN_STATE_FAILED:
+                    raise WorkerFailed("; ".join(report.reasons))
+                if report.version:
+                    run.version = report.version
+                elif report.stage != run.stage:
+                    self._enter(run, report.stage, report.percent)
+                else:
+                    self._progress(run, report.percent)
+        if not run.version:
+            raise WorkerDied
 
     async def _promote(self, run: pb.TrainingRun) -> None:
-        await self._begin(run, RunStage.PROMOTE)
-        reason = f"passed the gate in run {run.run_id} ({trigger_name(run.trigger)})"
-        change = await self._in_step(self._champion.promote(run.version, PROMOTER, reason, must_reach=True))
-        _note_replicas(run, change.replicas)
-        run.state = pb.RUN_STATE_SUCCEEDED
+        self._enter(run, RunStage.REHEARSE.message, RunStage.REHEARSE.begins_at)
+        reason = f"passed the gate in run {run.run_id} ({name_trigger(run.trigger)})"
+        change = Change(run.version, run.champion_version, PROMOTER, reason, must_reach=True)
 
-    async def _begin(self, run: pb.TrainingRun, stage: RunStage) -> None:
-        run.stage, run.percent = pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), stage.value
-        await self._enter_stage(run)
+        def enter_promotion() -> None:
+            run.decision.CopyFrom(self._registry.versions.decision(run.version))
+            self._enter(run, RunStage.PROMOTE.message, RunStage.PROMOTE.begins_at)
 
-    async def _in_step(self, step: Coroutine[object, object, T]) -> T:
-        """Await what `cancel` may end, also when it was called a moment ago."""
-        if self._cancelled:
-            step.close()
-            raise asyncio.CancelledError
-        task = asyncio.create_task(step)
-        self._step = task
         try:
-            return await task
-        finally:
-            self._step = None
+            changed = await self._champion.promote(change, enter_promotion)
+        except VersionRefused:
+            run.decision.CopyFrom(self._registry.versions.decision(run.version))
+            raise
+        run.replicas.extend(replica.outcome for replica in changed.replicas)
 
-    async def _finish(self, run: pb.TrainingRun) -> None:
-        run.percent = 100
-        run.finished_at.FromDatetime(datetime.now(UTC))
-        try:
-            self._save(run)
-        except TrainerError as error:
-            _log.error("cannot write a run", run=run.run_id, problem=str(error))
-        self._events.run_changed(run)
-        self._running_id = ""
-        self._lock.release()
-        _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
-        await self._tell_watchers()
+    def _enter(self, run: pb.TrainingRun, stage: "pb.RunStage.ValueType", percent: int) -> None:
+        run.stage, run.percent = stage, max(run.percent, percent)
+        self._save(run)
+        self._events.note(run, f"stage {name_stage(run)} ({run.percent}%)")
+        self._tell_watchers()
+
+    def _progress(self, run: pb.TrainingRun, percent: int) -> None:
+        """Note progress within a stage, for those who watch; what is on disk says only in which stage a run was."""
+        if percent > run.percent:
+            run.percent = percent
+            run.updated_at.GetCurrentTime()
+            self._store.keep(run)
+            self._tell_watchers()
+
+    def _stop(self, because: type[Exception]) -> bool:
+        """End the work of the run that is going on here; return False when its replicas are swapping already."""
+        if self._champion.committing:
+            return False
+        if self._work is not None and not self._work.done() and self._stop_because is None:
+            self._stop_because = because
+            self._work.cancel()
+        return True
+
+    async def _listen_for_cancel(self, run_id: str) -> None:
+        """End the run when another trainer was asked to cancel it."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            if self._store.is_cancel_requested(run_id) and self._stop(RunCancelled):
+                return
 
     def _bury(self, run: pb.TrainingRun) -> None:
-        buried, alias = pb.TrainingRun(), self._registry.champion()
-        buried.CopyFrom(run)
-        promoted = run.stage == pb.RUN_STAGE_PROMOTE and alias is not None and alias.version == run.version
-        buried.state = pb.RUN_STATE_SUCCEEDED if promoted else pb.RUN_STATE_FAILED
-        buried.percent = 100
-        buried.reasons.append(f"the trainer stopped in stage {_stage_name(run)}")
-        buried.finished_at.FromDatetime(datetime.now(UTC))
-        _log.warning("found a run that its trainer did not end", run=run.run_id, stage=_stage_name(run))
-        self._save(buried)
-        self._events.run_changed(buried)
+        """Write how a run ended whose trainer did not: with its promotion, if the alias names its version already."""
+        ended = pb.TrainingRun()
+        ended.CopyFrom(run)
+        promoted = run.stage == pb.RUN_STAGE_PROMOTE and self._registry.alias.version() == run.version
+        end_run(ended, None if promoted else TrainerStopped())
+        _log.warning("found a run that its trainer did not end", run=run.run_id, stage=name_stage(run))
+        self._record_end(ended)
+
+    def _record_end(self, run: pb.TrainingRun) -> None:
+        try:
+            self._save(run)
+        except StorageFailed as error:
+            _log.error("cannot write a run", run=run.run_id, problem=str(error))
+        self._store.clear_cancel(run.run_id)
+        self._events.run_changed(run)
+        _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
+
+    def _prune(self) -> None:
+        """Delete surplus versions. That a disk refuses changes nothing about the run."""
+        try:
+            self._registry.prune()
+        except StorageFailed as error:
+            _log.error("cannot delete old versions", problem=str(error))
 
     def _save(self, run: pb.TrainingRun) -> None:
-        run.updated_at.FromDatetime(datetime.now(UTC))
+        run.updated_at.GetCurrentTime()
         self._store.save(run)
 
-    async def _tell_watchers(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-
-def _note_replicas(run: pb.TrainingRun, replicas: Sequence[ReplicaFacts]) -> None:
-    for each in replicas:
-        run.replicas.add(target=each.target, version=each.version, error=each.problem)
-
-
-def _stage_name(run: pb.TrainingRun) -> str:
-    return pb.RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower().replace("unspecified", "start")
+    def _tell_watchers(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

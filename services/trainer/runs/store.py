@@ -1,4 +1,8 @@
-"""Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins."""
+"""Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins.
+
+A lock beside them says that some trainer on the store has a run going on. A file <run_id>.cancel asks that trainer to
+end the run.
+"""
 
 import contextlib
 import threading
@@ -6,10 +10,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from filelock import FileLock
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import TrainingRunNotFound
-from services.trainer.storage import read_message, replace_file, to_json
+from services.trainer.storage import read_message, replace_file, to_json, try_lock
 
 ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
@@ -31,13 +36,19 @@ class RunStore:
         """Read what another trainer on the store has written since."""
         with self._reading:
             for path in self._folder.glob("[!.]*.json") if self._folder.is_dir() else ():
-                with contextlib.suppress(OSError):
-                    changed_at = path.stat().st_mtime_ns
-                    if self._seen.get(path.name) != changed_at:
-                        self._seen[path.name] = changed_at
-                        run = read_message(path, pb.TrainingRun())
-                        if run is not None:
-                            self._runs[run.run_id] = run
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            changed_at = path.stat().st_mtime_ns
+            if self._seen.get(path.name) != changed_at:
+                self._seen[path.name] = changed_at
+                run = read_message(path, pb.TrainingRun())
+                if run is not None:
+                    self._runs[run.run_id] = run
+
+    def _path(self, run_id: str) -> Path:
+        return self._folder / f"{run_id}.json"
 
     def new_id(self) -> str:
         """Return an id that sorts after every other, also when the clock was set back."""
@@ -52,7 +63,7 @@ class RunStore:
     def save(self, run: pb.TrainingRun) -> None:
         """Keep a copy of the run and write it. Raises StorageFailed; the copy is kept all the same."""
         self.keep(run)
-        path = self._folder / f"{run.run_id}.json"
+        path = self._path(run.run_id)
         replace_file(path, to_json(run).encode())
         self._seen[path.name] = path.stat().st_mtime_ns
 
@@ -63,13 +74,40 @@ class RunStore:
         self._runs[run.run_id] = copy
 
     def get(self, run_id: str) -> pb.TrainingRun:
-        """Return a run. Raises TrainingRunNotFound."""
+        """Return a run as it is now, whichever trainer has it. Raises TrainingRunNotFound."""
         if run_id not in self._runs or self._runs[run_id].state == pb.RUN_STATE_RUNNING:
-            self._refresh()
+            with self._reading:
+                if run_id.replace("-", "").isalnum():
+                    self._read(self._path(run_id))
         try:
             return self._runs[run_id]
         except KeyError:
             raise TrainingRunNotFound(run_id) from None
+
+    def running(self) -> pb.TrainingRun | None:
+        """Return the newest run that is going on, in whichever trainer; None if none is."""
+        return next((run for run in self.newest_first() if run.state == pb.RUN_STATE_RUNNING), None)
+
+    def of_request(self, request_id: str) -> pb.TrainingRun | None:
+        """Return the newest run that a caller's request id began; None if none did."""
+        return next((run for run in self.newest_first() if request_id and run.request_id == request_id), None)
+
+    def try_lock(self) -> FileLock | None:
+        """Take the right to run; None while another trainer, or this one, has a run going on. Raises StorageFailed."""
+        return try_lock(self._folder / ".lock")
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask the trainer that has a run to end it. Raises StorageFailed."""
+        replace_file(self._folder / f"{run_id}.cancel", b"")
+
+    def is_cancel_requested(self, run_id: str) -> bool:
+        """Say whether somebody has asked for the end of a run."""
+        return (self._folder / f"{run_id}.cancel").exists()
+
+    def clear_cancel(self, run_id: str) -> None:
+        """Forget that somebody has asked for the end of a run, because it has ended."""
+        with contextlib.suppress(OSError):
+            (self._folder / f"{run_id}.cancel").unlink(missing_ok=True)
 
     def newest_first(self) -> list[pb.TrainingRun]:
         """Return every run."""

@@ -1,7 +1,8 @@
 """The child process of a training run: reads its plan from standard input, reports on standard output.
 
-Each line it prints is a TrainingRun with the fields that changed, as JSON. It keeps standard input open and ends itself
-when that closes, so it never outlives the trainer that started it, however the trainer ended.
+Each line that it prints is a TrainingRun with the fields that changed, as JSON: the stage and the percentage, and at
+the end the registered version or why there is none. What was measured lies in the registry with the version. The child
+ends itself when its standard input closes, so it never outlives the trainer that started it.
 """
 
 import os
@@ -14,9 +15,8 @@ from google.protobuf import json_format
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import TrainerError
-from services.trainer.evaluation.reports import evaluation_report, promotion_decision
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.retrain import Result, retrain
+from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 
 LOWER_PRIORITY = 10
@@ -29,8 +29,7 @@ def main() -> None:
     plan = Plan.from_line(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()
     try:
-        result = retrain(plan, _Progress().report)
-        _say(_finished(result))
+        _say(pb.TrainingRun(version=retrain(plan, _Progress().report)))
     except TrainerError as error:
         _say(pb.TrainingRun(state=pb.RUN_STATE_FAILED, reasons=[str(error)]))
     except Exception:
@@ -53,20 +52,7 @@ class _Progress:
         now = stage, stage.percent(share)
         if now != self._said:
             self._said = now
-            _say(pb.TrainingRun(stage=pb.RunStage.Value(f"RUN_STAGE_{stage.name}"), percent=now[1]))
-
-
-def _finished(result: Result) -> pb.TrainingRun:
-    promoted = result.decision.promoted
-    return pb.TrainingRun(
-        state=pb.RUN_STATE_SUCCEEDED if promoted else pb.RUN_STATE_REJECTED,
-        reasons=result.decision.reasons,
-        version=result.version,
-        champion_version=result.decision.champion_version,
-        snapshot=result.snapshot,
-        decision=promotion_decision(result.decision),
-        evaluation=evaluation_report(result.evaluation),
-    )
+            _say(pb.TrainingRun(stage=stage.message, percent=now[1]))
 
 
 def _say(change: pb.TrainingRun) -> None:

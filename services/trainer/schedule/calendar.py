@@ -1,12 +1,9 @@
-"""When training runs are due by the calendar. Pure functions of a schedule and a moment; times are UTC."""
+"""When the built-in schedule fires: pure functions of a schedule and a moment. All times are UTC."""
 
+import calendar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-
-from apscheduler.triggers.cron import CronTrigger
-
-DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 class Kind(Enum):
@@ -39,19 +36,31 @@ class Schedule:
 
 def next_moment(schedule: Schedule, after: datetime) -> datetime:
     """Return the first moment of a schedule after another."""
-    if schedule.kind is Kind.ADAPTIVE:
-        return after + timedelta(minutes=schedule.check_minutes)
-    if schedule.kind is Kind.WEEKLY:
-        return _first(after, day_of_week=schedule.day_of_week, hour=schedule.hour, minute=schedule.minute)
-    wanted = {"hour": schedule.hour, "minute": schedule.minute}
-    on_the_day, on_the_last = _first(after, day=schedule.day_of_month, **wanted), _first(after, day="last", **wanted)
-    # The last day of a month that lacks the day comes first only then.
-    lacks = on_the_last < on_the_day and on_the_last.day < schedule.day_of_month
-    return on_the_last if lacks else on_the_day
+    return _NEXT[schedule.kind](schedule, after)
 
 
-def _first(after: datetime, **fields: object) -> datetime:
-    moment = CronTrigger(timezone="UTC", **fields).get_next_fire_time(None, after + timedelta(seconds=1))
-    if not isinstance(moment, datetime):
-        raise ValueError(f"no moment ever comes for {fields}")
-    return moment
+def _next_week(schedule: Schedule, after: datetime) -> datetime:
+    days = (schedule.day_of_week - after.weekday()) % 7
+    moment = _at_time(schedule, after + timedelta(days=days))
+    return moment if moment > after else moment + timedelta(days=7)
+
+
+def _next_month(schedule: Schedule, after: datetime) -> datetime:
+    year, month = after.year, after.month
+    while True:
+        day = min(schedule.day_of_month, calendar.monthrange(year, month)[1])
+        moment = _at_time(schedule, after.replace(year=year, month=month, day=day))
+        if moment > after:
+            return moment
+        year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+
+
+def _next_check(schedule: Schedule, after: datetime) -> datetime:
+    return after + timedelta(minutes=schedule.check_minutes)
+
+
+def _at_time(schedule: Schedule, day: datetime) -> datetime:
+    return day.replace(hour=schedule.hour, minute=schedule.minute, second=0, microsecond=0)
+
+
+_NEXT = {Kind.WEEKLY: _next_week, Kind.MONTHLY: _next_month, Kind.ADAPTIVE: _next_check}

@@ -1,22 +1,32 @@
-"""Measures whether queries are still those that the champion met when it was promoted. Pure functions of counts.
+"""Drift: whether recent queries are still like the first ones that the champion answered after its promotion.
 
-Two distributions are compared, of the answered labels and of the confidences: by the population stability index, which
-says how far apart they are, and by a test, which says whether that can be chance: chi-square for labels,
-Kolmogorov-Smirnov for confidences, with Holm's correction for asking twice. Both must speak for it: with many queries a
-test finds differences too small to matter, with few the index is large by chance. The index is taken without what
-chance alone adds to it, (groups - 1) * (1/n + 1/m) (Yurdakul, 2018).
+Two distributions are compared: that of the answered labels and that of the confidences. The population stability index
+says how far apart two distributions are. A test says whether that can be chance: chi-square for labels,
+Kolmogorov-Smirnov for confidences, with Holm's correction for asking twice. Queries have drifted when both say so: with
+many queries a test finds differences too small to matter, with few queries the index is large by chance. The index is
+taken without what chance alone adds to it, (groups - 1) * (1/n + 1/m) (Yurdakul, 2018).
+
+The first queries after a promotion are kept in a file for each version once they are complete, because the query log is
+rotated.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from moodfood.events.v1.events_pb2 import TrafficRecord
 from scipy.stats import chi2_contingency, kstwo
 
+from services.language.names import TRANSFORMER_STAGE, UNKNOWN_LABEL
+from services.trainer.errors import StorageFailed
 from services.trainer.evaluation.comparison import holm
-from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.registry.registry import ModelRegistry
+from services.trainer.storage import read_message, replace_file, to_json
 
 FEWEST_QUERIES = 200
 MUCH = 0.2
@@ -25,7 +35,8 @@ SURE = 0.01
 FEWEST_IN_A_GROUP = 10
 CONFIDENCE_STEPS = 100
 CONFIDENCE_GROUPS = 10
-UNKNOWN, TRANSFORMER = "unknown", "transformer"
+REFERENCE_QUERIES = 1000
+RECENT_QUERIES = 1000
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Drift:
         )
 
 
-def traffic_of(queries: Iterable[AnsweredQuery]) -> Traffic:
+def count_traffic(queries: Iterable[AnsweredQuery]) -> Traffic:
     """Count some answered queries."""
     labels: Counter[str] = Counter()
     confidences = [0] * (CONFIDENCE_STEPS + 1)
@@ -99,8 +110,8 @@ def traffic_of(queries: Iterable[AnsweredQuery]) -> Traffic:
     for query in queries:
         labels[query.label] += 1
         confidences[round(min(max(query.confidence, 0.0), 1.0) * CONFIDENCE_STEPS)] += 1
-        unknown += query.label == UNKNOWN
-        escalated += query.stage == TRANSFORMER
+        unknown += query.label == UNKNOWN_LABEL
+        escalated += query.stage == TRANSFORMER_STAGE
     return Traffic(dict(labels), tuple(confidences), unknown, escalated)
 
 
@@ -118,7 +129,7 @@ def measure(reference: Traffic, recent: Traffic) -> Drift:
         confidence_index=stability_index(_confidence_groups(steps)),
         label_chance=_chi_square(labels),
         confidence_chance=_kolmogorov_smirnov(steps),
-        moved=_moved(reference, recent),
+        moved=_list_moved(reference, recent),
     )
 
 
@@ -134,7 +145,7 @@ def stability_index(counts: np.ndarray) -> float:
 
 def _label_groups(reference: Traffic, recent: Traffic) -> np.ndarray:
     names = sorted(set(reference.labels) | set(recent.labels))
-    counts = np.array([[each.labels.get(name, 0) for name in names] for each in (reference, recent)], dtype=float)
+    counts = np.array([[traffic.labels.get(name, 0) for name in names] for traffic in (reference, recent)], dtype=float)
     common = counts.sum(axis=0) >= FEWEST_IN_A_GROUP
     rare = counts[:, ~common].sum(axis=1, keepdims=True)
     return np.hstack([counts[:, common], rare]) if rare.sum() else counts[:, common]
@@ -161,9 +172,51 @@ def _kolmogorov_smirnov(steps: np.ndarray) -> float:
     return float(kstwo.sf(distance, max(1, round(math.prod(sizes) / sizes.sum()))))
 
 
-def _moved(reference: Traffic, recent: Traffic) -> tuple[tuple[str, float], ...]:
+def _list_moved(reference: Traffic, recent: Traffic) -> tuple[tuple[str, float], ...]:
     changes: Sequence[tuple[str, float]] = [
         (name, recent.share(recent.labels.get(name, 0)) - reference.share(reference.labels.get(name, 0)))
         for name in sorted(set(reference.labels) | set(recent.labels))
     ]
     return tuple(sorted(changes, key=lambda change: -abs(change[1]))[:5])
+
+
+def measure_champion_drift(folder: Path, registry: ModelRegistry, history: QueryHistory) -> Drift:
+    """Return how far the newest queries that the champion answered are from the first ones after its promotion.
+
+    Reads the query log; call it off the event loop.
+
+    Args:
+        folder: where the first queries after each promotion are kept.
+        registry: says which version is the champion and since when.
+        history: the answered queries.
+
+    """
+    alias = registry.alias.read()
+    if alias is None:
+        return measure(count_traffic(()), count_traffic(()))
+    since = alias.promoted_at.ToMilliseconds() / 1e3
+    answered = [query for query in history.recent() if query.version == alias.version and query.at >= since]
+    path = folder / f"{registry.model}-{alias.version}-{alias.generation}.json"
+    record = read_message(path, TrafficRecord())
+    if record is None and len(answered) < REFERENCE_QUERIES:
+        return measure(count_traffic(answered), count_traffic(()))
+    if record is None:
+        record = _record(answered[:REFERENCE_QUERIES])
+        # A disk that refuses costs the reference only when the log is rotated before the next call.
+        with contextlib.suppress(StorageFailed):
+            replace_file(path, to_json(record).encode())
+    reference = Traffic(dict(record.labels), tuple(record.confidences), record.unknown, record.escalated)
+    until = record.until.ToNanoseconds() / 1e9
+    return measure(reference, count_traffic([query for query in answered if query.at > until][-RECENT_QUERIES:]))
+
+
+def _record(answered: Sequence[AnsweredQuery]) -> TrafficRecord:
+    traffic = count_traffic(answered)
+    record = TrafficRecord(
+        labels=traffic.labels,
+        confidences=traffic.confidences,
+        unknown=traffic.unknown,
+        escalated=traffic.escalated,
+    )
+    record.until.FromNanoseconds(round(answered[-1].at * 1e9))
+    return record

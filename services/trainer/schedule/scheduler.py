@@ -1,27 +1,27 @@
-"""Asks for training runs by a schedule that lies in a file, so that it survives restarts and is one for all trainers.
+"""The built-in schedule: a file that says when to ask for a training run.
 
-Every few seconds the file is read. Whoever finds its moment passed moves it on, under a lock, before asking for the
-run: so several trainers make one run of it, and moments that passed while none was up are caught up by one run. A clock
-that was set back is noticed by a moment that lies too far ahead.
+The schedule survives restarts and is one for all trainers on a store. Each trainer reads the file every few seconds.
+The first one that finds the moment passed moves it on, under a lock, and then asks for the run. So several trainers ask
+once, and moments that passed while no trainer was up are caught up by one run. A clock that was set back is noticed:
+the next moment then lies further ahead than the schedule allows.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from filelock import FileLock
-from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 from moodfood.trainer.v1 import scheduler_pb2 as pb
 
-from services.trainer.errors import TrainerError
+from services.trainer.errors import RetrainInProgress, TrainerError
 from services.trainer.schedule.calendar import Kind, Schedule, next_moment
-from services.trainer.storage import replace_file, to_json
+from services.trainer.storage import locked, read_message, replace_file, to_json
 
-TICK_SECONDS = 5
-LOCK_SECONDS = 10
+TICK_SECONDS = 5.0
+# A moment that meets a run that is going on is not lost: it is asked again after this time.
+RETRY = timedelta(minutes=5)
 
 _KINDS = {
     pb.SCHEDULE_KIND_WEEKLY: Kind.WEEKLY,
@@ -31,7 +31,7 @@ _KINDS = {
 
 _log = structlog.get_logger()
 
-# Asks for a run if one is due, and says in a few words what came of it; silent when nothing was due and False is given.
+# Begins a run if one is due, and says in a few words what came of it; with False, no record of one that is not due.
 Ask = Callable[[bool], Awaitable[str]]
 
 
@@ -42,42 +42,35 @@ class Scheduler:
         self._path = path
         self._ask = ask
         self._now = now
-        self._ticker = AsyncIOScheduler(timezone="UTC")
+        self._lock_path = path.with_name(f".{path.name}.lock")
 
-    def begin(self) -> None:
-        """Look at the schedule from now on."""
-        self._ticker.add_job(
-            self.tick, "interval", seconds=TICK_SECONDS, next_run_time=datetime.now(UTC), max_instances=1, coalesce=True
-        )
-        self._ticker.start()
-
-    def end(self) -> None:
-        """Look no more; the schedule stays."""
-        if self._ticker.running:
-            self._ticker.shutdown(wait=False)
+    async def follow(self) -> None:
+        """Look at the schedule for as long as the trainer runs."""
+        while True:
+            try:
+                await self.tick()
+            except Exception as error:
+                _log.error("cannot follow the schedule", exc_info=error)
+            await asyncio.sleep(TICK_SECONDS)
 
     def state(self) -> pb.ScheduleState:
         """Return the schedule, whether it runs, and when it fires next; a stopped one if the file cannot be read."""
-        try:
-            text = self._path.read_text(encoding="utf-8")
-            return json_format.Parse(text, pb.ScheduleState(), ignore_unknown_fields=True)
-        except FileNotFoundError:
-            return pb.ScheduleState()
-        except (OSError, ValueError, json_format.ParseError):
+        state = read_message(self._path, pb.ScheduleState())
+        if state is None and self._path.exists():
             _log.error("the schedule's file is damaged; start the schedule anew", path=self._path.name)
-            return pb.ScheduleState()
+        return state or pb.ScheduleState()
 
     def start(self, schedule: pb.Schedule) -> pb.ScheduleState:
-        """Begin a schedule, or replace the one that runs. Raises StorageFailed: as before."""
-        with self._locked():
+        """Begin a schedule, or replace the one that runs. Raises StorageFailed; the previous schedule stays active."""
+        with locked(self._lock_path):
             state = pb.ScheduleState(schedule=schedule, running=True)
-            state.next_run_at.CopyFrom(_stamp(next_moment(plain_schedule(schedule), self._now())))
+            state.next_run_at.CopyFrom(_stamp(next_moment(read_schedule(schedule), self._now())))
             self._save(state)
         return state
 
     def stop(self) -> pb.ScheduleState:
         """End the schedule; what it was is remembered. Raises StorageFailed: it goes on."""
-        with self._locked():
+        with locked(self._lock_path):
             state = self.state()
             state.running = False
             state.ClearField("next_run_at")
@@ -90,21 +83,21 @@ class Scheduler:
             if not self._claim():
                 return
             adaptive = self.state().schedule.kind == pb.SCHEDULE_KIND_ADAPTIVE
-            outcome = await self._ask(not adaptive)
-            with self._locked():
-                state = self.state()
-                state.last_outcome = outcome
-                self._save(state)
+            try:
+                outcome, again = await self._ask(not adaptive), None
+            except RetrainInProgress as error:
+                outcome, again = str(error), self._now() + RETRY
+            self._note(outcome, again)
         except TrainerError as error:
             _log.error("the schedule cannot be kept", problem=str(error))
 
     def _claim(self) -> bool:
         """Move the schedule on if its moment has come, and say whether that was done here."""
-        with self._locked():
+        with locked(self._lock_path):
             state, now = self.state(), self._now()
             if not state.running:
                 return False
-            following = next_moment(plain_schedule(state.schedule), now)
+            following = next_moment(read_schedule(state.schedule), now)
             due_at = state.next_run_at.ToDatetime(UTC)
             if now < due_at <= following:
                 return False
@@ -115,15 +108,20 @@ class Scheduler:
             self._save(state)
             return came
 
-    def _locked(self) -> FileLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=LOCK_SECONDS)
+    def _note(self, outcome: str, again: datetime | None) -> None:
+        """Keep what came of a moment, and ask again at another one if that comes before the schedule's next."""
+        with locked(self._lock_path):
+            state = self.state()
+            state.last_outcome = outcome
+            if again is not None and state.running and again < state.next_run_at.ToDatetime(UTC):
+                state.next_run_at.CopyFrom(_stamp(again))
+            self._save(state)
 
     def _save(self, state: pb.ScheduleState) -> None:
         replace_file(self._path, to_json(state).encode())
 
 
-def plain_schedule(schedule: pb.Schedule) -> Schedule:
+def read_schedule(schedule: pb.Schedule) -> Schedule:
     """Translate a schedule that was checked when it was started."""
     return Schedule(
         _KINDS[schedule.kind],

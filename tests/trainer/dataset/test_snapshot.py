@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from services.language.text import normalise
 from services.trainer.dataset.examples import FEEDBACK, TAXONOMY, Example
-from services.trainer.dataset.snapshot import part_of, read_snapshot, split, write_snapshot
+from services.trainer.dataset.snapshot import choose_part, read_snapshot, split, write_snapshot
 from services.trainer.dataset.words import digest_of_content
+from services.trainer.errors import SnapshotNotFound
 
 EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
 
@@ -16,17 +17,17 @@ EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
 def test_example_never_changes_sides_as_data_grows() -> None:
     small, large = split(EXAMPLES[:100], []), split(EXAMPLES, [])
     assert set(small.train) <= set(large.train)
-    assert set(small.held_out) <= set(large.held_out)
+    assert set(small.evaluation_examples) <= set(large.evaluation_examples)
 
 
 def test_about_a_tenth_is_held_out() -> None:
-    assert 30 <= len(split(EXAMPLES, []).held_out) <= 75
+    assert 30 <= len(split(EXAMPLES, []).evaluation_examples) <= 75
 
 
 @given(st.lists(st.sampled_from(["warm", "soup", "rainy", "day"]), min_size=1))
 def test_texts_of_the_same_words_land_on_one_side(words: list[str]) -> None:
     shuffled = Example(", ".join(reversed(words)).upper() + "!", ("a",))
-    assert part_of(Example(" ".join(words), ("a",))) == part_of(shuffled)
+    assert choose_part(Example(" ".join(words), ("a",))) == choose_part(shuffled)
 
 
 @pytest.mark.parametrize(
@@ -47,25 +48,26 @@ def test_texts_that_say_something_else_are_told_apart() -> None:
     assert len(texts) == len({digest_of_content(normalise(text)) for text in texts})
 
 
-def test_descriptors_of_the_taxonomy_are_never_evidence() -> None:
+def test_no_model_is_measured_on_descriptors_of_the_taxonomy() -> None:
     descriptors = [Example(f"query number {n}", ("a",), TAXONOMY) for n in range(500)]
-    assert split(descriptors, []).held_out == ()
+    assert split(descriptors, []).evaluation_examples == ()
 
 
-def test_feedback_judges_by_itself_and_is_learned_by_the_model_that_serves() -> None:
+def test_feedback_has_a_holdout_of_its_own_that_the_serving_model_is_fitted_to() -> None:
     feedback = [Example(f"query number {n}", ("a",), FEEDBACK) for n in range(500)]
     snapshot = split(feedback, [])
-    assert snapshot.held_out == ()
-    assert 30 <= len(snapshot.withheld_feedback) <= 75
-    assert set(feedback) == set(snapshot.learned)
+    assert snapshot.evaluation_examples == ()
+    assert 30 <= len(snapshot.feedback_holdout) <= 75
+    assert set(feedback) == set(snapshot.fitted_examples)
 
 
-def test_everything_but_what_is_reserved_is_learned_and_what_judges_is_marked() -> None:
-    reserved = [Example("kept for evaluation", ("a",))]
-    snapshot = split(EXAMPLES, reserved)
-    assert set(EXAMPLES) == set(snapshot.learned)
-    judging = [example for example, judges in zip(snapshot.learned, snapshot.judging, strict=True) if judges]
-    assert [*judging, *reserved] == list(snapshot.held_out)
+def test_everything_but_test_examples_is_fitted_and_the_holdout_is_marked() -> None:
+    test = [Example("kept for evaluation", ("a",))]
+    snapshot = split(EXAMPLES, test)
+    assert set(EXAMPLES) == set(snapshot.fitted_examples)
+    marked = zip(snapshot.fitted_examples, snapshot.holdout_mask, strict=True)
+    holdout = [example for example, held_out in marked if held_out]
+    assert [*holdout, *test] == list(snapshot.evaluation_examples)
 
 
 def test_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -84,3 +86,28 @@ def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert (500, f"{first.id}.jsonl") == (len(rows), path.name)
     assert {"train", "withheld"} == {row["part"] for row in rows}
+
+
+def test_snapshots_written_by_earlier_releases_are_still_read(tmp_path: Path) -> None:
+    rows = [
+        {"text": "warm soup", "labels": ["a"], "part": "train", "source": "seed"},
+        {"text": "cold soup", "labels": ["b"], "part": "withheld_feedback", "source": "feedback"},
+        {"text": "hot tea", "labels": ["a", "b"], "part": "withheld", "source": "seed"},
+        {"text": "iced tea", "labels": [], "part": "reserved", "source": "seed"},
+        {"text": "🍕", "labels": ["b"], "part": "golden", "source": "seed"},
+    ]
+    name = "ee95b657df59fcc0"
+    (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    snapshot = read_snapshot(name, tmp_path)
+    parts = (snapshot.train, snapshot.feedback_holdout, snapshot.holdout, snapshot.test, snapshot.golden)
+    assert [[row["text"]] for row in rows] == [[example.text for example in part] for part in parts]
+
+
+def test_damaged_file_is_not_taken_for_the_snapshot_and_is_written_anew(tmp_path: Path) -> None:
+    snapshot = split(EXAMPLES, [])
+    path = write_snapshot(snapshot, tmp_path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(SnapshotNotFound):
+        read_snapshot(snapshot.id, tmp_path)
+    write_snapshot(snapshot, tmp_path)
+    assert snapshot == read_snapshot(snapshot.id, tmp_path)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.trainer.evaluation.comparison import Judgement
+from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import decide
 from services.trainer.evaluation.metrics import Evaluation
 
@@ -66,14 +66,14 @@ def test_reasons_carry_the_numbers() -> None:
     assert "0.8000" in reason
 
 
-def judgements(right: list[bool], slices: tuple[str, ...] = ()) -> tuple[Judgement, ...]:
-    return tuple(Judgement(("soup",), "soup" if each else "cake", slices) for each in right)
+def predictions(right: list[bool], slices: tuple[str, ...] = ()) -> tuple[Prediction, ...]:
+    return tuple(Prediction(("soup",), "soup" if answered else "cake", slices) for answered in right)
 
 
-def judged(right: list[bool]) -> dict[str, object]:
-    """An evaluation's accuracy, macro-F1 and judgements for one label, and what a model made of it."""
+def measured(right: list[bool]) -> dict[str, object]:
+    """An evaluation's accuracy, macro-F1 and predictions for examples of one label."""
     share = sum(right) / len(right)
-    return {"accuracy": share, "macro_f1": share, "judged": judgements(right)}
+    return {"accuracy": share, "macro_f1": share, "predictions": predictions(right)}
 
 
 def rows(*runs: tuple[int, bool]) -> list[bool]:
@@ -103,35 +103,35 @@ def rows(*runs: tuple[int, bool]) -> list[bool]:
         (rows((90, True), (3, False), (7, False)), rows((90, True), (3, True), (7, False)), {"accuracy_not_worse"}),
     ],
 )
-def test_totals_are_judged_by_their_intervals(challenger: list[bool], champion: list[bool], failed: set[str]) -> None:
-    decision = decide(replace(CHAMPION, **judged(challenger)), replace(CHAMPION, **judged(champion)), 3)  # type: ignore[arg-type]
+def test_totals_are_compared_by_their_intervals(challenger: list[bool], champion: list[bool], failed: set[str]) -> None:
+    decision = decide(replace(CHAMPION, **measured(challenger)), replace(CHAMPION, **measured(champion)), 3)  # type: ignore[arg-type]
     about_accuracy = {rule.name for rule in decision.rules if not rule.passed and rule.name.startswith("accuracy")}
     assert failed == about_accuracy
 
 
 def test_challenger_worse_on_one_label_is_not_promoted() -> None:
-    before = tuple(Judgement((f"label_{n % 50}",), f"label_{n % 50}") for n in range(2000))
+    before = tuple(Prediction((f"label_{n % 50}",), f"label_{n % 50}") for n in range(2000))
     after = tuple(
-        replace(each, answer="other") if each.labels == ("label_7",) and n < 600 else each
-        for n, each in enumerate(before)
+        replace(prediction, answer="other") if prediction.labels == ("label_7",) and n < 600 else prediction
+        for n, prediction in enumerate(before)
     )
-    champion = replace(CHAMPION, accuracy=1.0, macro_f1=1.0, judged=before)
-    challenger = replace(CHAMPION, accuracy=0.994, macro_f1=0.995, judged=after)
+    champion = replace(CHAMPION, accuracy=1.0, macro_f1=1.0, predictions=before)
+    challenger = replace(CHAMPION, accuracy=0.994, macro_f1=0.995, predictions=after)
     decision = decide(challenger, champion, 3)
     (rule,) = [rule for rule in decision.rules if rule.name == "no_label_lost"]
     assert not rule.passed
     assert "label_7: 1.00 to 0.70 on 40 examples" in rule.detail
     assert not decision.promoted
-    assert [part.name for part in decision.parts if part.sure] == ["label_7"]
+    assert [group.name for group in decision.groups if group.is_sure] == ["label_7"]
 
 
 def test_challenger_worse_on_one_slice_is_not_promoted() -> None:
     latin, greek = ("script: latin",), ("script: greek",)
-    before = (*judgements(rows((2000, True)), latin), *judgements(rows((40, True)), greek))
-    after = (*judgements(rows((2000, True)), latin), *judgements(rows((15, False), (25, True)), greek))
+    before = (*predictions(rows((2000, True)), latin), *predictions(rows((40, True)), greek))
+    after = (*predictions(rows((2000, True)), latin), *predictions(rows((15, False), (25, True)), greek))
     decision = decide(
-        replace(CHAMPION, accuracy=0.993, macro_f1=0.993, judged=after),
-        replace(CHAMPION, accuracy=1.0, macro_f1=1.0, judged=before),
+        replace(CHAMPION, accuracy=0.993, macro_f1=0.993, predictions=after),
+        replace(CHAMPION, accuracy=1.0, macro_f1=1.0, predictions=before),
         3,
     )
     (rule,) = [rule for rule in decision.rules if rule.name == "no_slice_lost"]
@@ -142,7 +142,7 @@ def test_challenger_worse_on_one_slice_is_not_promoted() -> None:
 def test_decision_is_the_same_every_time() -> None:
     challenger, champion = rows((880, True), (120, False)), rows((100, False), (900, True))
     decisions = [
-        decide(replace(CHAMPION, **judged(challenger)), replace(CHAMPION, **judged(champion)), 3)  # type: ignore[arg-type]
+        decide(replace(CHAMPION, **measured(challenger)), replace(CHAMPION, **measured(champion)), 3)  # type: ignore[arg-type]
         for _ in range(2)
     ]
     assert decisions[0] == decisions[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.query_log import QueryLog
+from services.inference.queries.query_log import QueryLog
 from services.trainer.dataset.examples import FEEDBACK, Example
 from services.trainer.dataset.snapshot import split, write_snapshot
 from services.trainer.feedback.erasure import Erased, Erasure

@@ -10,8 +10,7 @@ from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQ
 from services.trainer.feedback import query_log as query_history
 from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_log import QueryHistory
-from services.trainer.feedback.review import item_id
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import ReviewQueue, item_id
 from services.trainer.feedback.store import FeedbackStore
 
 pytestmark = pytest.mark.anyio

@@ -2,15 +2,19 @@ import json
 from pathlib import Path
 
 import pytest
+from moodfood.events.v1.events_pb2 import SuspectRecord
 
-from services.trainer.dataset.examples import Example
-from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
-from services.trainer.feedback.query_log import QueryHistory
-from services.trainer.feedback.review import Reason, ReviewItem, chosen, item_id, items_of
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, ShadowAnswer
+from services.trainer.feedback.review import (
+    Reason,
+    ReviewItem,
+    ReviewQueue,
+    choose,
+    find_reasons,
+    item_id,
+    write_suspects,
+)
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.feedback.suspects import write_suspects
-from services.trainer.fitting.label_noise import Suspicion
 
 EVERY = set(Reason)
 
@@ -37,18 +41,18 @@ def shadow(label: str, error: str = "") -> ShadowAnswer:
         ({"shadow": shadow("cake")}, [Reason.DISAGREEING]),
         ({"shadow": shadow("soup")}, []),
         ({"shadow": shadow("", "crashed")}, []),
-        ({"text": "glorptastic vibes"}, [Reason.DRIFTING]),
+        ({"text": "glorptastic vibes"}, [Reason.UNFAMILIAR]),
         ({"text": "glorptastic soup with noodles"}, []),
-        ({"text": "glorptastic soup"}, [Reason.DRIFTING]),
+        ({"text": "glorptastic soup"}, [Reason.UNFAMILIAR]),
         ({"text": "?!"}, []),
     ],
 )
 def test_query_is_looked_at_for_a_reason(changes: dict[str, object], expected: list[Reason]) -> None:
-    assert expected == [item.reason for item in items_of(answered(**changes), {"soup", "noodle"})]  # type: ignore[arg-type]
+    assert expected == [item.reason for item in find_reasons(answered(**changes), {"soup", "noodle"})]  # type: ignore[arg-type]
 
 
 def test_without_known_words_nothing_drifts() -> None:
-    assert list(items_of(answered("glorptastic vibes"), set())) == []
+    assert list(find_reasons(answered("glorptastic vibes"), set())) == []
 
 
 def test_most_useful_comes_first_and_its_likes_come_late() -> None:
@@ -57,7 +61,7 @@ def test_most_useful_comes_first_and_its_likes_come_late() -> None:
         ReviewItem("spicy noodle soup please", Reason.UNCERTAIN, 0.89),
         ReviewItem("birthday cake", Reason.UNCERTAIN, 0.5),
     ]
-    listed, waiting = chosen(items, set(), EVERY, 2)
+    listed, waiting = choose(items, set(), EVERY, 2)
     assert ([item.text for item in listed], waiting) == (["spicy noodle soup", "birthday cake"], 3)
 
 
@@ -67,10 +71,10 @@ def test_no_query_comes_twice_and_the_strongest_reason_stays() -> None:
         ReviewItem("some  soup", Reason.SUSPECTED_NOISE, 0.6),
         ReviewItem("some soup", Reason.UNCERTAIN, 1.0),
     ]
-    listed, waiting = chosen(items, set(), EVERY, 10)
+    listed, waiting = choose(items, set(), EVERY, 10)
     assert ([item.reason for item in listed], waiting) == ([Reason.SUSPECTED_NOISE], 1)
-    assert chosen(items, {item_id("some soup")}, EVERY, 10) == ([], 0)
-    assert [item.score for item in chosen(items, set(), {Reason.UNCERTAIN}, 10)[0]] == [1.0]
+    assert choose(items, {item_id("some soup")}, EVERY, 10) == ([], 0)
+    assert [item.score for item in choose(items, set(), {Reason.UNCERTAIN}, 10)[0]] == [1.0]
 
 
 def test_queue_gathers_from_log_and_runs_and_leaves_out_what_is_labelled_or_decided(tmp_path: Path) -> None:
@@ -80,7 +84,8 @@ def test_queue_gathers_from_log_and_runs_and_leaves_out_what_is_labelled_or_deci
                "labels": [{"label": "a", "confidence": 0.2}], "stage": "linear"}  # fmt: skip
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
-    write_suspects(tmp_path / "suspects.jsonl", [Suspicion(Example("odd one", ("a",)), "b", 0.97)], [])
+    odd = SuspectRecord(text="odd one", labels=["a"], reason="suspected_noise", believed="b", confidence=0.97)
+    write_suspects(tmp_path / "suspects.jsonl", [odd])
     queue = ReviewQueue(tmp_path, QueryHistory(log), feedback, lambda: ())
     listed, waiting = queue.items(set(), 10)
     assert ({"first doubt", "second doubt", "third doubt", "odd one"}, 4) == ({item.text for item in listed}, waiting)

@@ -26,7 +26,7 @@ def test_line_torn_by_a_crash_is_passed_over_and_nothing_after_it_is_lost(tmp_pa
         assert [record.text for record in reader.records()] == ["one", "two"]
 
 
-def test_deleted_record_leaves_a_shell_in_its_place(tmp_path: Path) -> None:
+def test_deleted_record_is_hidden_and_still_counted_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "feedback.jsonl"
     store, other = FeedbackStore(path), FeedbackStore(path)
     store.add([Feedback(f"text {n}", ("a",), user_id=f"user {n % 2}") for n in range(4)])
@@ -34,7 +34,8 @@ def test_deleted_record_leaves_a_shell_in_its_place(tmp_path: Path) -> None:
     deleted = store.delete(lambda record: record.user_id == "user 1")
     assert [record.text for record in deleted] == ["text 1", "text 3"]
     for reader in (store, other, FeedbackStore(path)):
-        assert [record.text for record in reader.records()] == ["text 0", "", "text 2", ""]
+        assert [record.text for record in reader.records()] == ["text 0", "text 2"]
+        assert (reader.count(), reader.count_new_texts(1)) == (4, 1)
     assert "user 1" not in path.read_text()
     assert store.delete(lambda record: record.user_id == "user 1") == []
 

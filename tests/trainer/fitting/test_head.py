@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from services.trainer.fitting.head import HeadClassifier, principal_components
+from services.trainer.fitting.components import find_components
+from services.trainer.fitting.head import HeadClassifier
 
 CHANCE = np.random.default_rng(11)
 CENTERS = CHANCE.normal(size=(3, 40))
@@ -12,7 +13,7 @@ TARGETS = np.eye(3, dtype=np.float32)[LABELS]
 
 
 def test_components_keep_all_there_is_to_keep() -> None:
-    components = principal_components(EMBEDDINGS.astype(np.float16))
+    components = find_components(EMBEDDINGS.astype(np.float16))
     centred = EMBEDDINGS - components.center
     assert (components.projected**2).sum() == pytest.approx(len(EMBEDDINGS), rel=1e-2)
     assert np.corrcoef((centred**2).sum(axis=1), (components.projected**2).sum(axis=1))[0, 1] > 0.999
@@ -28,7 +29,7 @@ def test_head_answers_as_scikit_learns_logistic_regression_does() -> None:
 
 
 def test_warm_start_ends_at_the_same_place() -> None:
-    components, rows = principal_components(EMBEDDINGS), np.arange(500)
+    components, rows = find_components(EMBEDDINGS), np.arange(500)
     cold = HeadClassifier(3.0).fit_components(components, rows, TARGETS[rows])
     start = HeadClassifier(30.0).fit_components(components, rows, TARGETS[rows])
     warm = HeadClassifier(3.0).fit_components(components, rows, TARGETS[rows], start)
@@ -46,14 +47,14 @@ def test_distribution_of_two_labels_is_learned_as_one() -> None:
 def test_unknown_takes_probability_from_every_label_alike() -> None:
     head = HeadClassifier(1.0).fit(EMBEDDINGS, TARGETS)
     features = np.hstack([EMBEDDINGS, np.zeros((600, 3), np.float32)])
-    plain = head.blended(1.0, 0.0, -np.inf).predict_proba(features)
-    doubting = head.blended(1.0, 0.0, 2.0).predict_proba(features)
+    plain = head.blend(1.0, 0.0, -np.inf).predict_proba(features)
+    doubting = head.blend(1.0, 0.0, 2.0).predict_proba(features)
     assert np.allclose(plain.sum(axis=1), 1, atol=1e-5)
     assert (doubting.sum(axis=1) < 1).all()
     assert np.allclose(doubting / doubting.sum(axis=1, keepdims=True), plain, atol=1e-5)
 
 
 def test_linear_scores_move_the_answer_by_their_share() -> None:
-    head = HeadClassifier(1.0).fit(EMBEDDINGS, TARGETS).blended(0.0, 1.0, -np.inf)
+    head = HeadClassifier(1.0).fit(EMBEDDINGS, TARGETS).blend(0.0, 1.0, -np.inf)
     scores = np.array([[0.0, 3.0, 0.0]], dtype=np.float32)
     assert head.predict_proba(np.hstack([EMBEDDINGS[:1], scores])).argmax() == 1

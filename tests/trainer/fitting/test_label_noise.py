@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from services.trainer.dataset.examples import FEEDBACK, IMPORT, SEED, TAXONOMY, Example
-from services.trainer.feedback.suspects import read_suspects, write_suspects
 from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from tests.conftest import ENCODER
@@ -36,13 +35,13 @@ def wrong(example: Example) -> Example:
 def test_wrong_labels_are_found_and_right_ones_are_not(with_embeddings: bool, tmp_path: Path) -> None:
     embeddings: EmbeddingStore | None = open_embeddings(str(ENCODER), tmp_path) if with_embeddings else None
     clean = examples(300)
-    noisy = [wrong(each) if n % 20 == 0 else each for n, each in enumerate(clean)]
+    noisy = [wrong(example) if n % 20 == 0 else example for n, example in enumerate(clean)]
     found = find_label_noise(noisy, embeddings)
-    injected = {each for n, each in enumerate(noisy) if n % 20 == 0}
+    injected = set(noisy[::20])
     assert {suspicion.example for suspicion in found} <= injected
     assert len(found) >= 0.3 * len(injected)
     believed = {suspicion.example.text: suspicion.believed for suspicion in found}
-    assert all(believed[each.text] == each.labels[0] for each in clean if each.text in believed)
+    assert all(believed[example.text] == example.labels[0] for example in clean if example.text in believed)
     assert find_label_noise(clean, embeddings) == ()
 
 
@@ -60,23 +59,12 @@ def test_few_suspects_are_shown_and_many_are_left_out() -> None:
     assert len(worth_leaving_out(one * 5, clean)) == 5
 
 
-def test_few_examples_judge_nobody() -> None:
-    assert find_label_noise([wrong(each) for each in examples(100)], None) == ()
+def test_few_examples_are_no_reason_to_suspect_one() -> None:
+    doubtful = Example("some tuna and cod and trout", ("bread",))
+    assert [doubtful] == [found.example for found in find_label_noise([*examples(199), doubtful], None)]
+    assert find_label_noise([*examples(198), doubtful], None) == ()
 
 
 def test_example_without_a_label_is_never_suspected() -> None:
-    outside = [Example(f"capital of country {n}", ()) for n in range(30)]
-    assert find_label_noise([*examples(300), *outside], None) == ()
-
-
-def test_suspects_are_written_for_a_person_to_read(tmp_path: Path) -> None:
-    path = tmp_path / "review" / "suspects.jsonl"
-    noise = find_label_noise([*examples(300), Example("tuna and cod and trout", ("bread",))], None)
-    write_suspects(path, noise, [Example("hello", ("a",), FEEDBACK)])
-    first, second = read_suspects(path)
-    assert (
-        first.text, list(first.labels), first.reason, first.believed
-    ) == ("tuna and cod and trout", ["bread"], "suspected_noise", "fish")  # fmt: skip
-    assert (second.text, second.reason) == ("hello", "contradictory")
-    write_suspects(path, [], [])
-    assert list(read_suspects(path)) == []
+    outside = Example("some tuna and cod and trout", ())
+    assert find_label_noise([*examples(300), outside], None) == ()

@@ -15,8 +15,7 @@ from services.trainer.errors import (
     TrainerError,
     VersionRefused,
 )
-from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, ShadowAnswer
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
@@ -110,10 +109,14 @@ def test_verdict_is_the_gates_on_feedback_and_agreement(seen: Observed, failed: 
         (replace(GOOD, champion_micros=5_000, challenger_micros=14_000), ""),
     ],
 )
-def test_experiment_ends_at_once_when_the_challenger_errs_or_slows(seen: Observed, expected: str) -> None:
+async def test_experiment_ends_at_once_when_the_challenger_errs_or_slows(seen: Observed, expected: str) -> None:
     reason = reason_to_stop(seen)
     assert expected in reason
     assert bool(expected) == bool(reason)
+
+
+async def passes(_manifest: pb.Manifest) -> list[pb.RuleResult]:
+    return [pb.RuleResult(rule="rehearsal_loads", passed=True)]
 
 
 class Bench:
@@ -122,10 +125,12 @@ class Bench:
     def __init__(self, registry: ModelRegistry, folder: Path, target: str = "127.0.0.1:1") -> None:
         self.registry, self.log = registry, folder / "queries.jsonl"
         self.feedback = FeedbackStore(folder / "feedback.jsonl")
-        self.experiments = Experiments(registry, Champion(registry, [target]), QueryHistory(self.log), self.feedback)
+        self.experiments = Experiments(
+            registry, Champion(registry, [target], passes), passes, QueryHistory(self.log), self.feedback
+        )
 
     def answer(self, count: int, **shadow: object) -> None:
-        experiment = self.registry.experiment()
+        experiment = self.registry.experiment.read()
         assert experiment is not None
         for n in range(count):
             other: Mapping[str, object] = {"model_version": 2, "label": "soup", "latency_micros": 60, **shadow}
@@ -139,13 +144,13 @@ class Bench:
                 file.write(json.dumps(row) + "\n")
 
 
-def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry: ModelRegistry, tmp_path: Path) -> None:
-    begun = Bench(registry, tmp_path).experiments.start(CANARY, 2, 0.0, "anna")
+async def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry: ModelRegistry, tmp_path: Path) -> None:
+    begun = await Bench(registry, tmp_path).experiments.start(CANARY, 2, 0.0, "anna")
     assert (begun.share, begun.champion_version, begun.running) == (0.1, 1, True)
     restarted = Bench(registry, tmp_path)
     with pytest.raises(ExperimentInProgress, match=begun.experiment_id):
-        restarted.experiments.start(SHADOW, 2, 0.0, "ben")
-    assert registry.experiment() == begun
+        await restarted.experiments.start(SHADOW, 2, 0.0, "ben")
+    assert registry.experiment.read() == begun
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry: Model
         (SHADOW, 99, 0.5, ModelVersionNotFound),
     ],
 )
-def test_experiment_that_means_nothing_does_not_begin(
+async def test_experiment_that_means_nothing_does_not_begin(
     registry: ModelRegistry,
     tmp_path: Path,
     kind: pb.ExperimentKind.ValueType,
@@ -167,21 +172,21 @@ def test_experiment_that_means_nothing_does_not_begin(
     error: type[TrainerError],
 ) -> None:
     with pytest.raises(error):
-        Bench(registry, tmp_path).experiments.start(kind, version, share, "")
-    assert registry.experiment() is None
+        await Bench(registry, tmp_path).experiments.start(kind, version, share, "")
+    assert registry.experiment.read() is None
 
 
-def test_version_that_the_gate_refused_meets_no_caller(registry: ModelRegistry, tmp_path: Path) -> None:
+async def test_version_that_the_gate_refused_meets_no_caller(registry: ModelRegistry, tmp_path: Path) -> None:
     (registry.folder / "2" / "decision.json").write_text('{"promoted": false}')
     with pytest.raises(VersionRefused):
-        Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+        await Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
 
 
 async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistry, tmp_path: Path) -> None:
     replica = FakeReplica()
     async with running(replica, inference_pb2_grpc.add_InferenceServiceServicer_to_server) as address:
         bench = Bench(registry, tmp_path, address)
-        bench.experiments.start(SHADOW, 2, 1.0, "anna")
+        await bench.experiments.start(SHADOW, 2, 1.0, "anna")
         bench.answer(100)
         bench.feedback.add([Feedback(f"some soup {n}", ("soup",), f"q{n}") for n in range(100)])
         now = await bench.experiments.now()
@@ -192,17 +197,17 @@ async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistr
         ) == (100, 0.5, 100, 0.5, 1.0)  # fmt: skip
         ended, promoted = await bench.experiments.stop("anna", "", promote=True)
     assert (promoted, replica.serving, ended.running) == (True, 2, False), ended.result.decision.rules
-    assert "won experiment" in registry.history()[-1].reason
+    assert "won experiment" in registry.history.entries()[-1].reason
     assert len((registry.folder / "experiments.jsonl").read_text().splitlines()) == 1
 
 
 async def test_undecided_challenger_is_not_promoted(registry: ModelRegistry, tmp_path: Path) -> None:
     bench = Bench(registry, tmp_path)
-    bench.experiments.start(SHADOW, 2, 1.0, "anna")
+    await bench.experiments.start(SHADOW, 2, 1.0, "anna")
     bench.answer(100)
     ended, promoted = await bench.experiments.stop("anna", "enough", promote=True)
     assert (promoted, ended.reason, ended.result.decision.promoted) == (False, "enough", False)
-    alias = registry.champion()
+    alias = registry.alias.read()
     assert alias is not None
     assert alias.version == 1
     with pytest.raises(NoExperiment):
@@ -216,27 +221,27 @@ async def test_challenger_that_errs_or_slows_is_stopped_by_itself(
     registry: ModelRegistry, tmp_path: Path, shadow: dict[str, object], reason: str
 ) -> None:
     bench = Bench(registry, tmp_path)
-    bench.experiments.start(CANARY, 2, 0.5, "anna")
+    await bench.experiments.start(CANARY, 2, 0.5, "anna")
     await bench.experiments.watch_once()
     bench.answer(60, **shadow)
     await bench.experiments.watch_once()
-    ended = registry.experiment()
+    ended = registry.experiment.read()
     assert ended is not None
     assert (ended.running, reason in ended.reason) == (False, True)
 
 
 async def test_another_champion_ends_the_experiment(registry: ModelRegistry, tmp_path: Path) -> None:
     bench = Bench(registry, tmp_path)
-    bench.experiments.start(CANARY, 2, 0.5, "anna")
+    await bench.experiments.start(CANARY, 2, 0.5, "anna")
     promote(registry, 2)
     await bench.experiments.watch_once()
-    ended = registry.experiment()
+    ended = registry.experiment.read()
     assert ended is not None
     assert (ended.running, ended.reason) == (False, "the champion changed")
 
 
-def test_challenger_is_kept_while_it_is_on_trial(registry: ModelRegistry, tmp_path: Path) -> None:
+async def test_challenger_is_kept_while_it_is_on_trial(registry: ModelRegistry, tmp_path: Path) -> None:
     registry = ModelRegistry(registry.folder.parent, registry.model, keep_versions=1)
-    Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+    await Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
     registry.prune()
-    assert 2 in registry.versions()
+    assert 2 in registry.versions.numbers()

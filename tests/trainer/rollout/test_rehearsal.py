@@ -7,13 +7,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from moodfood.registry.v1.manifest_pb2 import Manifest
+from moodfood.registry.v1.manifest_pb2 import Manifest, RuleResult
 from onnx import TensorProto, helper
 
-from services.trainer.evaluation.gate import Rule
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import rehearsal
-from services.trainer.rollout.rehearsal import MEBIBYTE, Stage, rehearse
+from services.trainer.rollout.rehearsal import MEBIBYTE, RehearsalSetup, rehearse
 from services.trainer.storage import to_json
 from tests.conftest import ENCODER
 from tests.registries import MODEL
@@ -23,18 +22,20 @@ pytestmark = pytest.mark.anyio
 RULES = ["rehearsal_loads", "rehearsal_answers", "rehearsal_time", "rehearsal_memory"]
 
 
-def stage(models: Path, data: Path, memory_mib: int = 1024, command: Sequence[str] = rehearsal.SERVE) -> Stage:
+def make_setup(
+    models: Path, data: Path, memory_mib: int = 1024, command: Sequence[str] = rehearsal.SERVE
+) -> RehearsalSetup:
     environment = {
         "MOODFOOD_MODELS_DIR": str(models),
         "MOODFOOD_DATA_DIR": str(data),
         "MOODFOOD_MODEL": MODEL,
         "MOODFOOD_ENCODER_DIR": str(ENCODER),
     }
-    return Stage(environment, memory_mib * MEBIBYTE, command)
+    return RehearsalSetup(environment, memory_mib * MEBIBYTE, command)
 
 
-def failed(rules: Sequence[Rule]) -> dict[str, str]:
-    return {rule.name: rule.detail for rule in rules if not rule.passed}
+def failed(rules: Sequence[RuleResult]) -> dict[str, str]:
+    return {rule.rule: rule.detail for rule in rules if not rule.passed}
 
 
 def inference_processes() -> list[str]:
@@ -46,7 +47,7 @@ def inference_processes() -> list[str]:
 
 def rewritten(registry: ModelRegistry, version: int, graph: bytes) -> Manifest:
     """Put another graph into a version, as if the trainer had exported it."""
-    manifest = registry.manifest(version)
+    manifest = registry.versions.manifest(version)
     for listed in manifest.files:
         if listed.path == "model.onnx":
             listed.sha256, listed.size_bytes = hashlib.sha256(graph).hexdigest(), len(graph)
@@ -59,7 +60,7 @@ def rewritten(registry: ModelRegistry, version: int, graph: bytes) -> Manifest:
 def burdened(registry: ModelRegistry, version: int, side: int) -> Manifest:
     """Make each run of a version's graph multiply two matrices of that side, made anew from the size of its input."""
     model = onnx.load(str(registry.folder / str(version) / "model.onnx"))
-    graph, manifest = model.graph, registry.manifest(version)
+    graph, manifest = model.graph, registry.versions.manifest(version)
     name = manifest.output.name
     for node in graph.node:
         node.output[:] = [f"{name}_before" if output == name else output for output in node.output]
@@ -85,9 +86,9 @@ def burdened(registry: ModelRegistry, version: int, side: int) -> Manifest:
 
 
 async def test_version_that_serves_as_recorded_passes_every_rule(registry: ModelRegistry, small_data: Path) -> None:
-    manifest = registry.manifest(2)
-    rules = await rehearse(stage(registry.folder.parent, small_data), manifest)
-    assert (failed(rules), [rule.name for rule in rules]) == ({}, RULES)
+    manifest = registry.versions.manifest(2)
+    rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
+    assert (failed(rules), [rule.rule for rule in rules]) == ({}, RULES)
     assert len(manifest.answers) >= 50
     assert inference_processes() == []
     assert not (small_data / "logs").exists()
@@ -95,16 +96,16 @@ async def test_version_that_serves_as_recorded_passes_every_rule(registry: Model
 
 async def test_damaged_version_is_refused_by_the_name_of_the_check(registry: ModelRegistry, small_data: Path) -> None:
     (registry.folder / "2" / "head.onnx").write_bytes(b"")
-    rules = await rehearse(stage(registry.folder.parent, small_data), registry.manifest(2))
+    rules = await rehearse(make_setup(registry.folder.parent, small_data), registry.versions.manifest(2))
     assert "size check" in failed(rules)["rehearsal_loads"]
 
 
 async def test_version_that_answers_otherwise_than_recorded_is_refused(
     registry: ModelRegistry, small_data: Path
 ) -> None:
-    manifest = registry.manifest(2)
+    manifest = registry.versions.manifest(2)
     manifest.answers[0].label = "something_else"
-    rules = await rehearse(stage(registry.folder.parent, small_data), manifest)
+    rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_answers"]
     assert failed(rules)["rehearsal_answers"].startswith(f"1 of {len(manifest.answers)} queries")
 
@@ -112,7 +113,7 @@ async def test_version_that_answers_otherwise_than_recorded_is_refused(
 async def test_slow_version_is_refused(registry: ModelRegistry, small_data: Path) -> None:
     manifest = burdened(registry, 2, side=2500)
     del manifest.answers[5:]
-    rules = await rehearse(stage(registry.folder.parent, small_data), manifest)
+    rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_time"], failed(rules)
 
 
@@ -120,7 +121,7 @@ async def test_huge_version_is_refused_and_takes_no_more_than_the_limit(
     registry: ModelRegistry, small_data: Path
 ) -> None:
     manifest = burdened(registry, 2, side=20_000)
-    rules = await rehearse(stage(registry.folder.parent, small_data), manifest)
+    rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_loads"]
 
 
@@ -145,19 +146,25 @@ async def test_version_that_crashes_or_hangs_the_server_is_refused_and_leaves_no
     monkeypatch.setattr(rehearsal, "LOAD_SECONDS", 0.5)
     monkeypatch.setattr(rehearsal, "QUERY_SECONDS", 0.5)
     command = (sys.executable, "-m", "tests.misbehaving_inference", how, when)
-    rules = await rehearse(stage(registry.folder.parent, small_data, command=command), registry.manifest(2))
+    rules = await rehearse(
+        make_setup(registry.folder.parent, small_data, command=command), registry.versions.manifest(2)
+    )
     assert said in failed(rules)[rule]
     assert inference_processes() == []
 
 
 async def test_process_that_ends_before_it_serves_is_reported(registry: ModelRegistry, small_data: Path) -> None:
     command = (sys.executable, "-c", "raise SystemExit(3)")
-    rules = await rehearse(stage(registry.folder.parent, small_data, command=command), registry.manifest(2))
+    rules = await rehearse(
+        make_setup(registry.folder.parent, small_data, command=command), registry.versions.manifest(2)
+    )
     assert "ended with status 3" in failed(rules)["rehearsal_loads"]
 
 
 async def test_cancelled_rehearsal_leaves_no_process(registry: ModelRegistry, small_data: Path) -> None:
-    going_on = asyncio.create_task(rehearse(stage(registry.folder.parent, small_data), registry.manifest(2)))
+    going_on = asyncio.create_task(
+        rehearse(make_setup(registry.folder.parent, small_data), registry.versions.manifest(2))
+    )
     while not inference_processes():
         await asyncio.sleep(0.01)
     going_on.cancel()

@@ -58,7 +58,7 @@ class FaultedRun:
 
     def fsync(self, descriptor: int) -> None:
         """Count a write; in a child, meet the one that it was forked for with its fault."""
-        self.writes[self.stage.label] += 1
+        self.writes[self.stage.value] += 1
         self.writes_before_fault -= 1
         if self.is_child and self.writes_before_fault < 0:
             self.writes_before_fault = sys.maxsize
@@ -85,7 +85,7 @@ class FaultedRun:
                     return
 
     def fork(self, write: int, fault: str) -> int:
-        before, left = self.folder / "before", self.folder / f"{self.stage.label} {fault} {write}"
+        before, left = self.folder / "before", self.folder / f"{self.stage.value} {fault} {write}"
         shutil.copytree(self.models, before)
         child = os.fork()
         if child == 0:
@@ -94,7 +94,7 @@ class FaultedRun:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         self.models.rename(left)
         before.rename(self.models)
-        met = {"fault": fault, "stage": self.stage.label, "write": write, "status": status, "models": str(left)}
+        met = {"fault": fault, "stage": self.stage.value, "write": write, "status": status, "models": str(left)}
         print(json.dumps(met), flush=True)
         return status
 

@@ -17,18 +17,18 @@ from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 
 from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import StorageFailed
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_evaluation_model
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.champion import Champion, Change
 from services.trainer.runs.store import RunStore
 from services.trainer.schedule.scheduler import Scheduler
 from tests.conftest import ROOT
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL
 from tests.trainer.runs.faulted_run import STORAGE_FAILED
-from tests.trainer.runs.retrainers import retrainer
+from tests.trainer.runs.runners import make_runner, passes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -54,13 +54,13 @@ def disk_full_at(write: int) -> Iterator[list[int]]:
 def assert_intact(registry: ModelRegistry, alias: bytes) -> None:
     """The champion is what it was, and every version that can be seen is whole."""
     assert alias == (registry.folder / "champion").read_bytes()
-    for version in registry.versions():
-        manifest = registry.manifest(version)
+    for version in registry.versions.numbers():
+        manifest = registry.versions.manifest(version)
         assert manifest.files
-        assert all(len(registry.file(version, file.path)) == file.size_bytes for file in manifest.files)
-        registry.evaluation(version)
-        registry.decision(version)
-        open_version(registry, version, None, judged=True)
+        assert all(len(registry.versions.file(version, file.path)) == file.size_bytes for file in manifest.files)
+        registry.versions.evaluation(version)
+        registry.versions.decision(version)
+        open_evaluation_model(registry, version, None)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def test_run_with_a_full_disk_at_any_write_leaves_champion_and_registry_whole(
     for fault in met:
         assert_intact(fault.registry, alias)
         registered = [3] if (fault.stage, fault.status) == ("register", 0) else []
-        assert [*registered, 2, 1] == fault.registry.versions(), fault
+        assert [*registered, 2, 1] == fault.registry.versions.numbers(), fault
         fault.registry.repair()
         assert list(fault.registry.folder.glob(".unfinished-*")) == []
     # The snapshot, the embeddings and eight files of the version; a folder that cannot be synced fails nothing.
@@ -133,15 +133,15 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
     replica = FakeReplica()
     async with running(replica, inference_pb2_grpc.add_InferenceServiceServicer_to_server) as address:
         for write in range(1, 20):
-            champion = Champion(registry, [address])
+            champion = Champion(registry, [address], passes)
             with disk_full_at(write) as count, suppress(StorageFailed):
-                await champion.promote(2, "anna", "")
+                await champion.promote(Change(2, 1, "anna", ""))
             await champion.recover()
             registry.repair()
-            alias = registry.champion()
+            alias = registry.alias.read()
             assert alias is not None
             assert replica.serving in {0, alias.version}
-            assert registry.history()[-1].to_version == alias.version
+            assert registry.history.entries()[-1].to_version == alias.version
             if count[0] < write:
                 break
             if alias.version == 2:
@@ -153,7 +153,7 @@ async def test_promotion_with_a_full_disk_at_any_write_serves_one_version_everyw
 async def test_run_that_cannot_be_recorded_fails_and_leaves_no_process(
     registry: ModelRegistry, small_data: Path, tmp_path: Path
 ) -> None:
-    subject, _ = retrainer(registry, small_data, tmp_path, "127.0.0.1:1")
+    subject, _ = make_runner(registry, small_data, tmp_path, "127.0.0.1:1")
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = set(children.read_text().split())
     with disk_full_at(11):

@@ -4,15 +4,16 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.errors import BrokenData, SnapshotNotFound, StageFailed
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from services.trainer.graphs.version import open_version
+from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
@@ -21,9 +22,31 @@ from tests.conftest import ENCODER, ROOT, SMALL_LABELS, FirstRun, small_plan
 from tests.registries import MODEL, promote
 
 
+@dataclass(frozen=True)
+class Registered:
+    """What the registry holds of a version."""
+
+    version: int
+    decision: pb.PromotionDecision
+    evaluation: pb.EvaluationReport
+    snapshot: pb.Snapshot
+
+    @property
+    def failed(self) -> set[str]:
+        return {rule.rule for rule in self.decision.rules if not rule.passed}
+
+
+def train(plan: Plan) -> Registered:
+    version = retrain(plan, lambda _stage, _share: None)
+    versions = plan.registry.versions
+    return Registered(
+        version, versions.decision(version), versions.evaluation(version), versions.manifest(version).snapshot
+    )
+
+
 def top_label(registry: ModelRegistry, version: int, text: str) -> str:
-    scorer, _ = open_version(registry, version, None, judged=False)
-    return scorer.labels[int(scorer.probabilities([text])[0].argmax())]
+    scorer, _ = open_serving_model(registry, version, None)
+    return scorer.labels[int(scorer.answer([text]).probabilities[0].argmax())]
 
 
 class StageReached(Exception):
@@ -45,26 +68,26 @@ def without_encoder(plan: Plan) -> Plan:
 
 
 def test_stages_come_in_order_and_a_version_is_registered(first_run: FirstRun) -> None:
-    result = first_run.result
+    versions = ModelRegistry(first_run.models, MODEL, 10).versions
     seen = list(dict.fromkeys(stage for stage, _ in first_run.reports))
     assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
     percents = [stage.percent(share) for stage, share in first_run.reports]
     assert sorted(percents) == percents
     assert all(after - before <= 30 for before, after in pairwise(percents)), percents
-    assert (result.decision.promoted, result.version) == (True, 1)
+    assert (versions.decision(1).promoted, first_run.version) == (True, 1)
     folder = first_run.models / MODEL / "1"
     assert {
         "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
         "manifest.json", "evaluation.json", "decision.json",
     } == {path.name for path in folder.iterdir()}  # fmt: skip
-    assert (first_run.models / MODEL / "snapshots" / f"{result.snapshot.id}.jsonl").exists()
+    assert (first_run.models / MODEL / "snapshots" / f"{versions.manifest(1).snapshot.id}.jsonl").exists()
 
 
 def test_same_data_gives_the_same_model(trained_models: Path) -> None:
     registry = ModelRegistry(trained_models, MODEL, 10)
     for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
-        assert registry.file(1, name) == registry.file(2, name)
-    assert registry.manifest(1).snapshot.id == registry.manifest(2).snapshot.id
+        assert registry.versions.file(1, name) == registry.versions.file(2, name)
+    assert registry.versions.manifest(1).snapshot.id == registry.versions.manifest(2).snapshot.id
 
 
 REPEATED_RUN = """
@@ -72,29 +95,29 @@ import sys
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 models, encoder, snapshot = sys.argv[1:]
-print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=snapshot), lambda _s, _p: None).version)
+print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=snapshot), lambda _s, _p: None))
 """
 
 
 def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same_bytes(models: Path) -> None:
     """The seed of Python's hashes is another one there, so the order of no set plays a part."""
-    registry = ModelRegistry(models, MODEL, 10)
-    snapshot = registry.manifest(1).snapshot
+    versions = ModelRegistry(models, MODEL, 10).versions
+    snapshot = versions.manifest(1).snapshot
     finished = subprocess.run(
         [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), snapshot.id],
         cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     version = int(finished.stdout)
     for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
-        assert registry.file(1, name) == registry.file(version, name), name
-    repeated = registry.manifest(version)
-    assert (snapshot.id, registry.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
-    assert repeated.snapshot in [registry.manifest(number).snapshot for number in (1, 2)]
+        assert versions.file(1, name) == versions.file(version, name), name
+    repeated = versions.manifest(version)
+    assert (snapshot.id, versions.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
+    assert repeated.snapshot in [versions.manifest(number).snapshot for number in (1, 2)]
 
 
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
     registry = ModelRegistry(models, MODEL, 10)
-    name = registry.manifest(1).snapshot.id
+    name = registry.versions.manifest(1).snapshot.id
     path = registry.snapshots_folder / f"{name}.jsonl"
     for damage in (path.read_bytes()[:-20], b"", b'{"part": "nowhere"}\n'):
         path.write_bytes(damage)
@@ -106,7 +129,7 @@ def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models
 
 def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data: Path, models: Path) -> None:
     registry = ModelRegistry(models, MODEL, 10)
-    path = registry.snapshots_folder / f"{registry.manifest(1).snapshot.id}.jsonl"
+    path = registry.snapshots_folder / f"{registry.versions.manifest(1).snapshot.id}.jsonl"
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
     with pytest.raises(StageReached):
@@ -118,11 +141,11 @@ def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path,
     registry = ModelRegistry(models, MODEL, 10)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback(f"something glorptastic number {n}", ("flavor_spicy",)) for n in range(30)])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
-    assert result.decision.promoted, result.decision.reasons
+    result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
+    assert result.decision.promoted, result.failed
     assert top_label(registry, result.version, "a glorptastic evening") == "flavor_spicy"
     assert top_label(registry, 1, "a glorptastic evening") != "flavor_spicy"
-    assert registry.manifest(result.version).snapshot.feedback_records == 30
+    assert registry.versions.manifest(result.version).snapshot.feedback_records == 30
 
 
 @pytest.mark.parametrize(
@@ -136,9 +159,9 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
     chance = random.Random(7)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
-    result = retrain(small_plan(small_data, models, tmp_path / "feedback.jsonl"), lambda _stage, _share: None)
+    result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
     assert not result.decision.promoted
-    assert result.decision.reasons
+    assert result.failed
     decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
     assert decision["promoted"] is False
 
@@ -146,8 +169,7 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback("Pizza!", ("emotion_sad",))])
-    plan = without_encoder(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
-    result = retrain(plan, lambda _stage, _share: None)
+    result = train(without_encoder(small_plan(small_data, models, tmp_path / "feedback.jsonl")))
     assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
     assert result.decision.promoted
 
@@ -157,7 +179,7 @@ def test_any_labels_and_examples_can_be_trained_without_a_taxonomy(tmp_path: Pat
     rows = [{"text": f"turn the {w} {a} number {n}", "labels": [f"{w}_{a}"]}
             for n in range(60) for w in ("light", "radio") for a in ("on", "off")]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
-    result = retrain(Plan(str(tmp_path / "m"), "home", 10, (str(path),)), lambda _stage, _share: None)
+    result = train(Plan(str(tmp_path / "m"), "home", 10, (str(path),)))
     assert (result.decision.promoted, result.evaluation.accuracy) == (True, 1.0)
     assert dict(result.snapshot.dropped) == {"malformed_line": 1}
 
@@ -174,7 +196,7 @@ def test_too_little_data_ends_the_run_and_registers_nothing(
     plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
     with pytest.raises(error):
         retrain(plan, lambda _stage, _share: None)
-    assert plan.registry.versions() == []
+    assert plan.registry.versions.numbers() == []
 
 
 def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
@@ -192,15 +214,15 @@ def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(
 
 def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
     plan = replace(small_plan(small_data, tmp_path), encoder_dir=str(tmp_path / "nowhere"))
-    result = retrain(plan, lambda _stage, _share: None)
+    result = train(plan)
     assert result.decision.promoted
-    assert not plan.registry.manifest(1).HasField("head")
+    assert not plan.registry.versions.manifest(1).HasField("head")
     assert not (plan.registry.folder / "1" / "head.onnx").exists()
 
 
 def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> None:
     registry = ModelRegistry(trained_models, MODEL, 10)
-    choices, head = registry.evaluation(1).choices, registry.manifest(1).head
+    choices, head = registry.versions.evaluation(1).choices, registry.versions.manifest(1).head
     assert choices.out_of_fold_examples > 100
     assert head.escalate_below_margin > 0
     assert [p.escalated for p in choices.escalation] == sorted(p.escalated for p in choices.escalation)
@@ -217,6 +239,6 @@ def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, 
     outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = small_plan(small_data, models)
     plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
-    result = retrain(plan, lambda _stage, _share: None)
+    result = train(plan)
     assert result.evaluation.out_of_scope_examples > 0
     assert result.evaluation.out_of_scope_recall >= 0.9

@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.feedback.answered_query import AnsweredQuery
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.schedule.drift import Traffic, measure, stability_index, traffic_of
-from services.trainer.schedule.drift_monitor import REFERENCE_QUERIES, DriftMonitor
+from services.trainer.schedule.drift import (
+    REFERENCE_QUERIES,
+    Drift,
+    Traffic,
+    count_traffic,
+    measure,
+    measure_champion_drift,
+    stability_index,
+)
 
 LABELS = 138
 
@@ -21,7 +27,7 @@ def traffic(seed: int, size: int = 1000, moved: float = 0.0, unsure: float = 0.0
     labels = chance.choice(LABELS, size, p=weights / weights.sum())
     labels = np.where(chance.random(size) < moved, chance.integers(60, 63, size), labels)
     confidences = chance.beta(8, 2, size) * np.where(chance.random(size) < unsure, 0.4, 1.0)
-    return traffic_of(
+    return count_traffic(
         AnsweredQuery(str(n), "text", 0.0, f"label_{label}", float(confidence), 0.0, "linear", 1, 1)
         for n, (label, confidence) in enumerate(zip(labels, confidences, strict=True))
     )
@@ -81,15 +87,15 @@ def test_reference_is_the_first_traffic_of_the_champion_and_outlives_the_log(
                 at = f"2100-01-01T{moment // 3600:02}:{moment // 60 % 60:02}:{moment % 60:02}Z"
                 file.write(json.dumps({**row, "query_id": f"{label}{version}{n}", "at": at}) + "\n")
 
-    def monitor() -> DriftMonitor:
-        return DriftMonitor(tmp_path / "drift", registry, QueryHistory(log))
+    def drift_now() -> Drift:
+        return measure_champion_drift(tmp_path / "drift", registry, QueryHistory(log))
 
     write(REFERENCE_QUERIES, "soup")
     write(500, "other version", version=2)
-    assert (monitor().now().reference.queries, monitor().now().recent.queries) == (REFERENCE_QUERIES, 0)
+    assert (drift_now().reference.queries, drift_now().recent.queries) == (REFERENCE_QUERIES, 0)
     log.unlink()
     write(300, "cake")
-    drift = monitor().now()
+    drift = drift_now()
     assert (drift.reference.queries, drift.recent.queries) == (REFERENCE_QUERIES, 300)
     assert len(drift.reasons) == 1
     assert ("cake", 1.0) in drift.moved

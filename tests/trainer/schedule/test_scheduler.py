@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from moodfood.trainer.v1 import scheduler_pb2 as pb
 
-from services.trainer.api.schedules import check_schedule
-from services.trainer.errors import InvalidRequest
+from services.trainer.api.checks import check_schedule
+from services.trainer.errors import InvalidRequest, RetrainInProgress
 from services.trainer.schedule.calendar import Kind, Schedule, next_moment
 from services.trainer.schedule.scheduler import Scheduler
 
@@ -31,6 +31,8 @@ def at(text: str) -> datetime:
         (Schedule(Kind.MONTHLY, day_of_month=31), "2026-11-23 12:00", "2026-11-30 03:00"),
         (Schedule(Kind.MONTHLY, day_of_month=31), "2026-11-30 03:00", "2026-12-31 03:00"),
         (Schedule(Kind.MONTHLY, day_of_month=30), "2027-02-01 00:00", "2027-02-28 03:00"),
+        (Schedule(Kind.MONTHLY, day_of_month=30), "2027-01-30 03:00", "2027-02-28 03:00"),
+        (Schedule(Kind.MONTHLY, day_of_month=15), "2026-12-23 12:00", "2027-01-15 03:00"),
         (Schedule(Kind.MONTHLY, day_of_month=15), "2026-11-23 12:00", "2026-12-15 03:00"),
         (Schedule(Kind.ADAPTIVE, check_minutes=20), "2026-11-23 12:00", "2026-11-23 12:20"),
     ],
@@ -46,9 +48,12 @@ class Bench:
         self.path = folder / "schedule.json"
         self.clock = at("2026-11-23 12:00")
         self.asked: list[bool] = []
+        self.busy = False
 
     def trainer(self) -> Scheduler:
         async def ask(tell: bool) -> str:
+            if self.busy:
+                raise RetrainInProgress("operations/other")
             self.asked.append(tell)
             return "started run 1"
 
@@ -85,7 +90,7 @@ async def test_two_trainers_on_a_store_ask_once(tmp_path: Path) -> None:
     trainers = [bench.trainer() for _ in range(2)]
     trainers[0].start(WEEKLY)
     bench.clock = at("2026-11-29 03:00:02")
-    await asyncio.gather(*(each.tick() for each in trainers))
+    await asyncio.gather(*(trainer.tick() for trainer in trainers))
     assert bench.asked == [True]
 
 
@@ -110,6 +115,25 @@ async def test_clock_that_was_set_back_does_not_silence_the_schedule(tmp_path: P
     bench.clock = at("2026-11-29 03:00:01")
     await subject.tick()
     assert bench.asked == [True]
+
+
+async def test_moment_that_meets_a_run_is_asked_again_soon(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.busy = True
+    subject = bench.trainer()
+    subject.start(WEEKLY)
+    bench.clock = at("2026-11-29 03:00:01")
+    await subject.tick()
+    state = subject.state()
+    assert "operations/other" in state.last_outcome
+    assert at("2026-11-29 03:05:01") == state.next_run_at.ToDatetime(UTC)
+    bench.busy = False
+    bench.clock = at("2026-11-29 03:05:02")
+    await subject.tick()
+    assert ("started run 1", at("2026-12-06 03:00")) == (
+        subject.state().last_outcome,
+        subject.state().next_run_at.ToDatetime(UTC),
+    )
 
 
 async def test_adaptive_schedule_asks_often_and_says_nothing_of_it(tmp_path: Path) -> None:

@@ -268,6 +268,7 @@ class TrainingRun(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    NEW_SAMPLES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Identifies the run; its operation is "operations/<run_id>"."""
     trigger: Global___Trigger.ValueType
@@ -286,6 +287,8 @@ class TrainingRun(_message.Message):
     """Stop after the decision, promote nothing."""
     request_id: _builtins.str
     """The caller's key of RetrainRequest."""
+    new_samples: _builtins.int
+    """Feedback records that the champion had not seen and the challenger learned from; 0 before the version is registered."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -338,10 +341,11 @@ class TrainingRun(_message.Message):
         request_id: _builtins.str = ...,
         replicas: _abc.Iterable[Global___ReplicaOutcome] | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        new_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "evaluation", b"evaluation", "finished_at", b"finished_at", "snapshot", b"snapshot", "started_at", b"started_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "decision", b"decision", "evaluation", b"evaluation", "finished_at", b"finished_at", "percent", b"percent", "reasons", b"reasons", "replicas", b"replicas", "request_id", b"request_id", "run_id", b"run_id", "snapshot", b"snapshot", "stage", b"stage", "started_at", b"started_at", "state", b"state", "trigger", b"trigger", "updated_at", b"updated_at", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "decision", b"decision", "evaluation", b"evaluation", "finished_at", b"finished_at", "new_samples", b"new_samples", "percent", b"percent", "reasons", b"reasons", "replicas", b"replicas", "request_id", b"request_id", "run_id", b"run_id", "snapshot", b"snapshot", "stage", b"stage", "started_at", b"started_at", "state", b"state", "trigger", b"trigger", "updated_at", b"updated_at", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1426,22 +1430,28 @@ class PromoteModelRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_CHAMPION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version."""
     by: _builtins.str
     """Who asks; at most 128 characters, optional."""
     reason: _builtins.str
     """Why; at most 1,000 characters, optional."""
+    expected_champion: _builtins.int
+    """The champion that the caller has seen; ABORTED when another one serves. 0 means the one that serves when the call
+    arrives.
+    """
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected_champion: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "expected_champion", b"expected_champion", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1485,19 +1495,23 @@ class RollbackModelRequest(_message.Message):
 
     BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_CHAMPION_FIELD_NUMBER: _builtins.int
     by: _builtins.str
     """Who asks; at most 128 characters, optional."""
     reason: _builtins.str
     """Why; at most 1,000 characters, optional."""
+    expected_champion: _builtins.int
+    """As in PromoteModelRequest. With it, two people who roll back at once go back one champion, not two."""
     def __init__(
         self,
         *,
         by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected_champion: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "expected_champion", b"expected_champion", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

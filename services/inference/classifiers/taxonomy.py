@@ -1,0 +1,84 @@
+"""The labels with their descriptors and dishes, as data/taxonomy describes them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.inference.errors import BrokenData
+
+
+@dataclass(frozen=True)
+class LabelEntry:
+    """One label: descriptors feed the keyword stage, dishes the recommendations."""
+
+    label: str
+    category: str
+    definition: str
+    descriptors: tuple[str, ...]
+    dishes: tuple[str, ...]
+
+    @property
+    def plain_name(self) -> str:
+        """The label without its category, in words: "temperature_warm" is "warm"."""
+        return self.label.removeprefix(f"{self.category}_").replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """All labels.
+
+    Attributes:
+        entries: label name -> entry, in file order.
+        label_when_unknown: whose dishes to offer when no label was found.
+        context_categories: field of the user context -> categories its words are looked up in.
+
+    """
+
+    entries: Mapping[str, LabelEntry]
+    label_when_unknown: str
+    context_categories: Mapping[str, tuple[str, ...]]
+
+    def in_categories(self, categories: tuple[str, ...]) -> tuple[LabelEntry, ...]:
+        """Return the entries of some categories."""
+        return tuple(entry for entry in self.entries.values() if entry.category in categories)
+
+
+NO_TAXONOMY = Taxonomy({}, "", {})
+
+
+def load_taxonomy(path: Path | None) -> Taxonomy:
+    """Read a taxonomy file; a data folder may do without one, and None gives a taxonomy without labels.
+
+    Raises:
+        BrokenData: the file is missing or not a taxonomy.
+
+    """
+    if path is None:
+        return NO_TAXONOMY
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = tuple(_entry(item) for item in content["labels"])
+        return Taxonomy(
+            entries={entry.label: entry for entry in entries},
+            label_when_unknown=str(content.get("label_when_unknown", "")),
+            context_categories={
+                field: tuple(categories) for field, categories in content.get("context_categories", {}).items()
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenData(f"cannot read the taxonomy {path}: {error!r}") from error
+
+
+def _entry(item: Mapping[str, object]) -> LabelEntry:
+    return LabelEntry(
+        label=str(item["label"]),
+        category=str(item.get("category", "")),
+        definition=str(item.get("definition", "")),
+        descriptors=_strings(item.get("descriptors")),
+        dishes=_strings(item.get("dishes")),
+    )
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()

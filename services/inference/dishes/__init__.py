@@ -1,0 +1,1 @@
+"""From ranked labels to ranked dishes."""

@@ -1,0 +1,65 @@
+"""An answered query, and its form in the query log: a moodfood.events.v1.QueryRecord as one line of JSON."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf import json_format
+from moodfood.events.v1.events_pb2 import QueryRecord
+
+from services.inference.classifiers.cascade import Answer
+from services.inference.models.servable import Servable
+
+
+@dataclass(frozen=True)
+class AnsweredQuery:
+    """A query with its answer, the servable that gave it, and the seconds it took; `at` is in seconds since 1970."""
+
+    query_id: str
+    text: str
+    at: float
+    answer: Answer
+    servable: Servable
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShadowAnswer:
+    """What the arm of an experiment that the caller did not hear said of the same query.
+
+    Attributes:
+        arm: the arm that answered the caller, champion or challenger.
+        version: the one that was asked for the log only; label, confidence and seconds are of its answer.
+        error: why it has no answer; empty when it has one.
+
+    """
+
+    experiment_id: str
+    arm: str
+    version: int
+    label: str = ""
+    confidence: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+
+def render_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
+    """Return the record as JSON without a line end."""
+    record = QueryRecord(
+        event="query",
+        query_id=answered.query_id,
+        text=answered.text,
+        stage=answered.answer.kind.value,
+        model_version=answered.servable.version,
+        latency_micros=round(answered.seconds * 1e6),
+    )
+    record.at.FromDatetime(datetime.fromtimestamp(answered.at, UTC))
+    for intent in answered.answer.intents:
+        record.labels.add(label=intent.label, confidence=round(intent.confidence, 4))
+    if shadow is not None:
+        record.experiment_id, record.arm = shadow.experiment_id, shadow.arm
+        record.shadow.model_version = shadow.version
+        record.shadow.label, record.shadow.confidence = shadow.label, round(shadow.confidence, 4)
+        record.shadow.latency_micros, record.shadow.error = round(shadow.seconds * 1e6), shadow.error
+    return json_format.MessageToJson(
+        record, preserving_proto_field_name=True, indent=None, always_print_fields_with_no_presence=True
+    )

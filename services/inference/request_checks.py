@@ -1,0 +1,75 @@
+"""What a request may hold: the limits, and the checks that refuse what is beyond them.
+
+Every check raises InvalidQuery, which names the field of the request and says what to send instead.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+from moodfood.inference.v1 import inference_pb2 as pb
+
+from services.inference.errors import InvalidQuery
+from services.language.text import describe_problem
+
+MAX_BATCH_TEXTS = 256
+MAX_TOP_K = 100
+MAX_DISHES = 50
+MAX_CONTEXT_CHARS = 200
+MAX_KEY_CHARS = 128
+DEFAULT_TOP_K = 5
+DEFAULT_DISHES = 5
+
+
+def check_query(text: str, field: str = "text") -> None:
+    """Refuse a text that cannot be a query."""
+    if problem := describe_problem(text):
+        raise InvalidQuery(field, problem)
+
+
+def check_batch(texts: Sequence[str]) -> None:
+    """Refuse a batch that is empty or too large, or that has a text that cannot be a query."""
+    if not 1 <= len(texts) <= MAX_BATCH_TEXTS:
+        raise InvalidQuery("texts", f"has {len(texts)} entries; send 1 to {MAX_BATCH_TEXTS}")
+    for index, text in enumerate(texts):
+        check_query(text, f"texts[{index}]")
+
+
+def check_reload(request: pb.ReloadModelRequest) -> None:
+    """Refuse negative numbers and phases that do not exist."""
+    for field in ("version", "generation"):
+        if getattr(request, field) < 0:
+            raise InvalidQuery(field, "is negative; versions and generations start at 1")
+    if request.phase not in pb.ReloadPhase.values():
+        raise InvalidQuery("phase", "is none of prepare and commit; leave it out for both")
+
+
+def read_top_k(asked: int) -> int:
+    """Return how many labels to answer; 0 asks for the default."""
+    return _read_count(asked, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
+
+
+def read_max_dishes(asked: int) -> int:
+    """Return how many dishes to answer; 0 asks for the default."""
+    return _read_count(asked, DEFAULT_DISHES, MAX_DISHES, "max_dishes")
+
+
+def read_caller_key(asked: str, context: grpc.aio.ServicerContext[object, object] | None) -> str:
+    """Return who asks: the key that was sent, else the host of the caller's address."""
+    if len(asked) > MAX_KEY_CHARS:
+        raise InvalidQuery("caller_key", f"is longer than {MAX_KEY_CHARS} characters")
+    return asked or (context.peer().rpartition(":")[0] if context is not None else "")
+
+
+def read_context(context: pb.UserContext) -> dict[str, str]:
+    """Return the free-text fields of the user's context that are set."""
+    said = {"time_of_day": context.time_of_day, "weather": context.weather, "mood": context.mood}
+    for field, text in said.items():
+        if len(text) > MAX_CONTEXT_CHARS:
+            raise InvalidQuery(f"context.{field}", f"is longer than {MAX_CONTEXT_CHARS} characters")
+    return {field: text for field, text in said.items() if text}
+
+
+def _read_count(asked: int, default: int, highest: int, field: str) -> int:
+    if not 0 <= asked <= highest:
+        raise InvalidQuery(field, f"is {asked}; use 1 to {highest}, or 0 for {default}")
+    return asked or default

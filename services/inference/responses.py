@@ -1,0 +1,100 @@
+"""Translates what the domain returns into messages of the proto."""
+
+from datetime import UTC, datetime
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from moodfood.inference.v1 import inference_pb2 as pb
+
+from services.inference.classifiers.cascade import StageKind
+from services.inference.classifiers.explanation import Explanation
+from services.inference.dishes.recommender import RankedDish
+from services.inference.models.holder import ReloadResult
+from services.inference.queries.query_log import QueryLogStats
+from services.inference.queries.query_record import AnsweredQuery
+
+STAGES = {
+    StageKind.LINEAR: pb.STAGE_LINEAR,
+    StageKind.TRANSFORMER: pb.STAGE_TRANSFORMER,
+    StageKind.KEYWORD: pb.STAGE_KEYWORD,
+}
+
+_SUMMARIES = {
+    StageKind.LINEAR: "The linear stage answered {0!r}; these grams are what it added up.",
+    StageKind.TRANSFORMER: "The transformer stage answered {0!r}, weighing the whole sentence beside these grams.",
+    StageKind.KEYWORD: "The keyword stage answered {0!r}; these grams are what the linear stage saw in it.",
+}
+
+
+def to_classification(query: AnsweredQuery) -> pb.Classification:
+    """Translate the answer to one query."""
+    answer = query.answer
+    return pb.Classification(
+        query_id=query.query_id,
+        intents=[pb.Intent(label=intent.label, confidence=intent.confidence) for intent in answer.intents],
+        stage=STAGES[answer.kind],
+        model_version=query.servable.version,
+        passed=[pb.PassedStage(stage=STAGES[passed.kind], reason=passed.reason) for passed in answer.passed],
+        latency=to_duration(query.seconds),
+    )
+
+
+def to_explanation(explained: Explanation, answered_by: StageKind) -> pb.Explanation:
+    """Translate what spoke for the best label, and say which stage answered it."""
+    message = pb.Explanation(
+        label=explained.label, intercept=explained.intercept, summary=_SUMMARIES[answered_by].format(explained.label)
+    )
+    for gram in explained.grams:
+        kind = pb.GRAM_KIND_CHARACTERS if gram.characters else pb.GRAM_KIND_WORDS
+        message.grams.add(gram=gram.gram, kind=kind, weight=gram.weight)
+    return message
+
+
+def to_recommendation(ranked: RankedDish) -> pb.Recommendation:
+    """Translate one dish."""
+    dish = ranked.dish
+    return pb.Recommendation(
+        food_name=dish.name,
+        food_category=dish.category,
+        food_region=dish.region,
+        food_culture=dish.culture,
+        food_tags=dish.tags,
+        score=round(ranked.score, 4),
+        reasoning=ranked.reasoning,
+        diets=sorted(dish.diets),
+    )
+
+
+def to_reload_response(result: ReloadResult) -> pb.ReloadModelResponse:
+    """Translate what a reload did."""
+    return pb.ReloadModelResponse(
+        version=result.version,
+        previous_version=result.previous_version,
+        already_serving=result.already_serving,
+        load_time=to_duration(result.load_seconds),
+        prepared=result.prepared,
+    )
+
+
+def to_query_log_response(stats: QueryLogStats) -> pb.GetQueryLogStatsResponse:
+    """Translate the state of the query log."""
+    written_at = stats.last_written_at
+    return pb.GetQueryLogStatsResponse(
+        written=stats.written,
+        dropped=stats.dropped,
+        pending=stats.pending,
+        file_bytes=stats.file_bytes,
+        rotated_files=stats.rotated_files,
+        last_written_at=to_timestamp(datetime.fromtimestamp(written_at, UTC)) if written_at else None,
+    )
+
+
+def to_duration(seconds: float) -> duration_pb2.Duration:
+    """Translate a time span."""
+    return duration_pb2.Duration(nanos=int(seconds % 1 * 1e9), seconds=int(seconds))
+
+
+def to_timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    """Translate a UTC moment."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

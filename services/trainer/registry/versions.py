@@ -1,0 +1,137 @@
+"""The versions of a model: numbered folders that are written once and never changed.
+
+A version is written to a hidden folder, synced and renamed, so a half-written one is never visible. Only the report of
+its rehearsal is added later, as a file of its own. Every file is a message of moodfood.registry.v1 stored as JSON, or a
+graph.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from moodfood.registry.v1 import manifest_pb2 as pb
+
+from services.language.names import MANIFEST_FILE
+from services.trainer.errors import ModelVersionNotFound, StorageFailed
+from services.trainer.storage import locked, read_message, replace_file, sync_folder, to_json, write_synced
+
+EVALUATION_FILE = "evaluation.json"
+DECISION_FILE = "decision.json"
+REHEARSAL_FILE = "rehearsal.json"
+UNFINISHED_PREFIX = ".unfinished-"
+
+M = TypeVar("M", bound=Message)
+
+
+class Versions:
+    """The numbered folders inside models/<model>."""
+
+    def __init__(self, folder: Path, highest_used: Callable[[], int]) -> None:
+        self._folder = folder
+        self._highest_used = highest_used
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the complete versions, newest first."""
+        if not self._folder.is_dir():
+            return []
+        numbers = (
+            int(path.name)
+            for path in self._folder.iterdir()
+            if path.name.isascii() and path.name.isdecimal() and path.is_dir()
+        )
+        return sorted(numbers, reverse=True)
+
+    def manifest(self, version: int) -> pb.Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            ModelVersionNotFound: no such version, or its manifest cannot be read.
+
+        """
+        return self._read(version, MANIFEST_FILE, pb.Manifest())
+
+    def evaluation(self, version: int) -> pb.EvaluationReport:
+        """Return how a version did on the hold-out. Raises ModelVersionNotFound."""
+        return self._read(version, EVALUATION_FILE, pb.EvaluationReport())
+
+    def decision(self, version: int) -> pb.PromotionDecision:
+        """Return what the gate, and the rehearsal if there was one, said of a version. Raises ModelVersionNotFound."""
+        decision = self._read(version, DECISION_FILE, pb.PromotionDecision())
+        if self.is_rehearsed(version):
+            rehearsal = self._read(version, REHEARSAL_FILE, pb.Rehearsal())
+            decision.rules.extend(rehearsal.rules)
+            decision.promoted = decision.promoted and all(rule.passed for rule in rehearsal.rules)
+        return decision
+
+    def is_rehearsed(self, version: int) -> bool:
+        """Say whether a version was rehearsed."""
+        return (self._folder / str(version) / REHEARSAL_FILE).exists()
+
+    def add_rehearsal(self, version: int, rehearsal: pb.Rehearsal) -> None:
+        """Write beside a version's files how its rehearsal went; they stay as they are. Raises StorageFailed."""
+        replace_file(self._folder / str(version) / REHEARSAL_FILE, to_json(rehearsal).encode())
+
+    def file(self, version: int, name: str) -> bytes:
+        """Return one file of a version. Raises ModelVersionNotFound."""
+        try:
+            return (self._folder / str(version) / name).read_bytes()
+        except OSError as error:
+            raise ModelVersionNotFound(version) from error
+
+    def register(self, contents_of: Callable[[int], Mapping[str, bytes]]) -> int:
+        """Write a new version and return its number, which was never used before.
+
+        Args:
+            contents_of: given the number, returns file name -> content.
+
+        Raises:
+            StorageFailed: the disk refused; nothing is visible.
+
+        """
+        unfinished = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+        try:
+            with locked(self._folder / ".lock"):
+                unfinished.mkdir(parents=True)
+                version = max([self._highest_used(), *self.numbers()]) + 1
+                for name, content in contents_of(version).items():
+                    write_synced(unfinished / name, content)
+                sync_folder(unfinished)
+                unfinished.rename(self._folder / str(version))
+                sync_folder(self._folder)
+            return version
+        except OSError as error:
+            raise StorageFailed(f"cannot write the version: {error.strerror}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def delete_all_but(self, newest: int, kept: Collection[int]) -> list[int]:
+        """Delete all but so many of the newest and those to keep; return what was deleted.
+
+        Raises:
+            StorageFailed: a version could not be deleted; it is still there, and so are those after it.
+
+        """
+        surplus = [version for version in self.numbers()[newest:] if version not in kept]
+        for version in surplus:
+            hidden = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+            try:
+                (self._folder / str(version)).rename(hidden)
+            except OSError as error:
+                raise StorageFailed(f"cannot delete version {version}: {error.strerror}") from error
+            shutil.rmtree(hidden, ignore_errors=True)
+        return surplus
+
+    def remove_unfinished(self) -> None:
+        """Remove what a kill left half-written. Raises StorageFailed."""
+        with locked(self._folder / ".lock"):
+            for leftover in self._folder.glob(f"{UNFINISHED_PREFIX}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _read(self, version: int, name: str, message: M) -> M:
+        found = read_message(self._folder / str(version) / name, message)
+        if found is None:
+            raise ModelVersionNotFound(version)
+        return found

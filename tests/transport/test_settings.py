@@ -1,0 +1,121 @@
+"""Which values a setting takes, and which data a service works on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.trainer.settings import Settings as TrainerSettings
+from services.transport.settings import SHIPPED_DATA, BadSetting, SharedSettings, address, load_settings
+from tests.conftest import ROOT
+
+SERVICES = ("inference", "trainer", "gateway")
+
+
+def started(module: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Start a process that a bad setting must end at once."""
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}", "PATH": "/usr/bin:/bin", "HOME": str(folder), **variables}
+    return subprocess.run(
+        [sys.executable, "-m", *module.split()],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [*(f"services.{name}" for name in SERVICES), "services.cli status"])
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("MOODFOOD_TRAINER_PORT", "abc", "use a whole number from 0 to 65535"),
+        ("MOODFOOD_LOG_LEVEL", "LOUD", "use DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+        ("MOODFOOD_DATA_DIR", "/nowhere/data", "there is no folder /nowhere to make it in; name an existing one"),
+    ],
+)
+def test_every_process_tells_a_bad_setting_in_one_line(
+    tmp_path: Path, module: str, variable: str, value: str, allowed: str
+) -> None:
+    finished = started(module, tmp_path, **{variable: value})
+    line = f"{variable} is '{value}'; {allowed}"
+    assert (1, [line]) == (finished.returncode, [s.removeprefix("moodfood: ") for s in finished.stderr.splitlines()])
+
+
+@pytest.mark.parametrize(
+    ("service", "variable", "value", "allowed"),
+    [
+        ("trainer", "MOODFOOD_RETENTION_DAYS", "-1", "use a whole number of at least 0"),
+        ("trainer", "MOODFOOD_TRAINER_METRICS_PORT", "70000", "use a whole number from 0 to 65535"),
+        ("trainer", "MOODFOOD_RETRAIN_ON_DRIFT", "perhaps", "use true or false"),
+        ("inference", "MOODFOOD_KEEP_WARM_SECONDS", "soon", "use a number of at least 0"),
+        ("gateway", "MOODFOOD_QUERY_DEADLINE_SECONDS", "0", "use a number above 0"),
+    ],
+)
+def test_a_service_tells_its_own_bad_settings_in_one_line(
+    tmp_path: Path, service: str, variable: str, value: str, allowed: str
+) -> None:
+    finished = started(f"services.{service}", tmp_path, **{variable: value})
+    assert (1, f"{variable} is '{value}'; {allowed}\n") == (finished.returncode, finished.stderr)
+
+
+@pytest.mark.parametrize("module", ["services.inference", "services.trainer", "services.cli up"])
+def test_two_taxonomies_are_one_line_that_names_them(tmp_path: Path, module: str) -> None:
+    (tmp_path / "data" / "taxonomy").mkdir(parents=True)
+    for name in ("a.json", "b.json"):
+        (tmp_path / "data" / "taxonomy" / name).write_text('{"labels": []}')
+    finished = started(module, tmp_path)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert "a.json and b.json; keep one taxonomy there" in line
+
+
+def test_several_bad_settings_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOODFOOD_TRAINER_PORT", "abc")
+    monkeypatch.setenv("MOODFOOD_MODEL", "../mine")
+    with pytest.raises(BadSetting, match=r"MOODFOOD_TRAINER_PORT is 'abc'.*; MOODFOOD_MODEL is '../mine'"):
+        load_settings(SharedSettings)
+
+
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOODFOOD_TRAINER_PORT", "")
+    monkeypatch.setenv("MOODFOOD_HOST", "")
+    assert load_settings(SharedSettings).trainer == "127.0.0.1:50052"
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_stands_in_brackets(host: str) -> None:
+    settings = TrainerSettings(host=host)
+    assert (settings.inference, settings.trainer, settings.targets) == ("[::1]:50051", "[::1]:50052", ("[::1]:50051",))
+    assert address("localhost", 1) == "localhost:1"
+
+
+def test_a_folder_without_labels_and_examples_gets_the_shipped_ones(tmp_path: Path) -> None:
+    settings = TrainerSettings(data_dir=tmp_path)
+    assert settings.taxonomy_path == SHIPPED_DATA / "taxonomy" / "mood_food_taxonomy.json"
+    assert settings.catalogue_path == SHIPPED_DATA / "catalogue" / "dishes.json"
+    assert settings.seed_files == (SHIPPED_DATA / "examples" / "train" / "mood_food.jsonl",)
+
+
+def test_a_folder_with_examples_is_complete_by_itself(tmp_path: Path) -> None:
+    train = tmp_path / "examples" / "train"
+    train.mkdir(parents=True)
+    for name in ("tickets.csv", "more.jsonl", "notes.txt"):
+        (train / name).write_text("")
+    settings = TrainerSettings(data_dir=tmp_path)
+    assert (settings.taxonomy_path, settings.catalogue_path) == (None, None)
+    assert (train / "more.jsonl", train / "tickets.csv") == settings.seed_files
+
+
+def test_a_folder_with_a_taxonomy_is_complete_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "taxonomy").mkdir()
+    (tmp_path / "taxonomy" / "tickets.json").write_text(json.dumps({"labels": []}))
+    settings = TrainerSettings(data_dir=tmp_path)
+    assert tmp_path / "taxonomy" / "tickets.json" == settings.taxonomy_path
+    assert (settings.catalogue_path, settings.seed_files) == (None, ())
+
+
+def test_own_dishes_are_used_with_the_shipped_labels(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "dishes.json").write_text("{}")
+    settings = TrainerSettings(data_dir=tmp_path)
+    assert tmp_path / "catalogue" / "dishes.json" == settings.catalogue_path
+    assert settings.taxonomy_path == SHIPPED_DATA / "taxonomy" / "mood_food_taxonomy.json"
