@@ -158,10 +158,9 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 ) -> None:
     chance = random.Random(7)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
-    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
+    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(600)])
     result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
-    assert not result.decision.promoted
-    assert result.failed
+    assert (result.decision.promoted, result.failed) == (False, {"feedback_learned"})
     decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
     assert decision["promoted"] is False
 
