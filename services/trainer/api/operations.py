@@ -10,7 +10,8 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.api.checks import check_page_size, read_run_id
 from services.trainer.errors import InvalidRequest, NotSupported, TrainingRunNotFound
-from services.trainer.runs.runner import Runner, operation_name
+from services.trainer.runs.record import operation_name
+from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
 
 _ERROR_CODES = {
