@@ -1,4 +1,4 @@
-"""The words of an example: which of them carry its meaning, and whether it has any."""
+"""The words of an example: its content words, and digests that find near-duplicates."""
 
 import hashlib
 
@@ -8,27 +8,28 @@ from services.language import text as query_text
 
 
 def digest_of_words(text: str) -> bytes:
-    """Return the SHA-256 of a normalised text's set of words: the same whatever their order."""
+    """Return the SHA-256 of the set of words of a normalised text. The order of the words makes no difference."""
     return hashlib.sha256(" ".join(sorted(set(text.split()))).encode()).digest()
 
 
 def digest_of_content(text: str) -> bytes:
-    """Return the SHA-256 of a normalised text's content words: the same for texts that say nearly the same.
+    """Return the SHA-256 of the set of content words of a normalised text: near-duplicates have the same digest.
 
-    Content words are those that are no English function words, without the plural's s, in any order. A text without
-    one is taken by all its words.
+    For a text without content words, it is the SHA-256 of the set of all its words.
     """
     return hashlib.sha256(" ".join(sorted(content_words(text) or set(text.split()))).encode()).digest()
 
 
 def content_words(text: str) -> set[str]:
-    """Return the words of a normalised text that are no English function words, without the plural's s."""
+    """Return the words of a normalised text without English function words, and without a final s (for plurals)."""
     return {word.removesuffix("s") for word in text.split() if word not in ENGLISH_STOP_WORDS}
 
 
 def describe_problem(text: str) -> str:
     """Say why a text cannot be an example, or return the empty string when it can.
 
-    An example needs a word; a query does not, because a classifier may abstain from it.
+    An example needs at least one word. A query does not, because a classifier may abstain from it.
     """
-    return query_text.describe_problem(text) or ("" if query_text.normalise(text) else "has no word in it; send words")
+    if problem := query_text.describe_problem(text):
+        return problem
+    return "" if query_text.normalise(text) else "has no words; send a text with at least one word"

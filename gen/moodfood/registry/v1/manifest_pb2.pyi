@@ -482,8 +482,8 @@ class EvaluationReport(_message.Message):
     model_bytes: _builtins.int
     """Size of the serving model's graphs, in bytes."""
     feedback_examples: _builtins.int
-    """Number of feedback examples that the evaluated model was not fitted to. They are not part of the hold-out. They show
-    whether the labels that people give can be learned.
+    """Number of feedback examples that the evaluated model was not fitted to. They are not part of the hold-out. They
+    show whether the labels that people give can be learned.
     """
     feedback_accuracy: _builtins.float
     """Accuracy on these feedback examples, in [0, 1]. 0 when there are fewer than 20 of them."""
