@@ -63,8 +63,7 @@ def _promote(plan: Plan, version: int, rehearsal_memory_bytes: int) -> None:
     registry = plan.registry
     decision = registry.versions.decision(version)
     if not decision.promoted:
-        failed = [f"{rule.rule}: {rule.detail}" for rule in decision.rules if not rule.passed]
-        registry.record_refusal(version, BY, "; ".join(failed))
+        registry.record_refusal(version, BY)
         return
     environment = {
         "MOODFOOD_MODELS_DIR": plan.models_dir,

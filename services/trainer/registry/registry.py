@@ -40,8 +40,10 @@ class ModelRegistry:
         """Where dataset snapshots lie."""
         return self.folder / "snapshots"
 
-    def record_refusal(self, version: int, by: str, reason: str) -> None:
-        """Record that a version was refused."""
+    def record_refusal(self, version: int, by: str) -> None:
+        """Record in the history that a version was refused, with the rules that it failed."""
+        failed = self.versions.list_failed_rules(version)
+        reason = "; ".join(f"{rule.rule}: {rule.detail}" for rule in failed)
         self.history.record_refusal(version, self.alias.read(), by, reason)
 
     def prune(self) -> list[int]:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.names import MANIFEST_FILE
-from services.trainer.errors import ModelVersionNotFound, StorageFailed
+from services.trainer.errors import ModelVersionNotFound, StorageFailed, VersionRefused
 from services.trainer.storage import locked, read_message, replace_file, sync_folder, to_json, write_synced
 
 EVALUATION_FILE = "evaluation.json"
@@ -65,6 +65,22 @@ class Versions:
             decision.rules.extend(rehearsal.rules)
             decision.promoted = decision.promoted and all(rule.passed for rule in rehearsal.rules)
         return decision
+
+    def list_failed_rules(self, version: int) -> list[pb.RuleResult]:
+        """Return the rules of the gate and of the rehearsal that a version failed. Raises ModelVersionNotFound."""
+        return [rule for rule in self.decision(version).rules if not rule.passed]
+
+    def check_promotable(self, version: int) -> None:
+        """Refuse a version that the gate or its rehearsal refused.
+
+        Raises:
+            ModelVersionNotFound: there is no such version.
+            VersionRefused: it was refused; names the rules.
+
+        """
+        self.manifest(version)
+        if not self.decision(version).promoted:
+            raise VersionRefused(version, ", ".join(rule.rule for rule in self.list_failed_rules(version)))
 
     def is_rehearsed(self, version: int) -> bool:
         """Say whether a version was rehearsed."""

@@ -24,7 +24,6 @@ from services.trainer.errors import (
     PromotionInProgress,
     ReplicaRejected,
     StorageFailed,
-    VersionRefused,
 )
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
@@ -103,11 +102,12 @@ class Champion:
             PromotionInProgress, StorageFailed: the champion is what it was.
 
         """
-        self._check(change)
-        await ensure_rehearsed(self._registry, self._rehearse, change.version, change.by)
+        self._check_champion(change)
+        if not change.is_rollback:
+            await ensure_rehearsed(self._registry, self._rehearse, change.version, change.by)
         on_rehearsed()
         with self._alone():
-            self._check(change)
+            self._check_champion(change)
             return await self._swap(change)
 
     async def roll_back(self, by: str, reason: str, expected: int = 0) -> Changed:
@@ -149,12 +149,8 @@ class Champion:
                 await self._reassert(alias, ahead, "trainer", f"a promotion of {what} was not finished")
             self._registry.alias.clear_pending()
 
-    def _check(self, change: Change) -> None:
-        """Raise when a change cannot be made: no such version, one that was refused, another champion."""
-        self._registry.versions.manifest(change.version)
-        decision = self._registry.versions.decision(change.version)
-        if not decision.promoted and not change.is_rollback:
-            raise VersionRefused(change.version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
+    def _check_champion(self, change: Change) -> None:
+        """Raise ChampionChanged when another champion serves than the change was decided against."""
         serving = self._registry.alias.version()
         if serving != change.expected:
             raise ChampionChanged(change.expected, serving)

@@ -15,7 +15,6 @@ from services.trainer.errors import (
     InvalidRequest,
     NoChampion,
     NoExperiment,
-    VersionRefused,
 )
 from services.trainer.evaluation.gate import Decision
 from services.trainer.evaluation.reports import promotion_decision
@@ -86,9 +85,7 @@ class Experiments:
             raise NoChampion
         if running is not None:
             raise ExperimentInProgress(running.experiment_id)
-        decision = self._registry.versions.decision(version)
-        if not decision.promoted:
-            raise VersionRefused(version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
+        self._registry.versions.check_promotable(version)
         if version == champion:
             raise InvalidRequest("version", f"{version} is the champion; name a version to compare with it")
         return champion

@@ -26,7 +26,6 @@ import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.errors import VersionRefused
 from services.trainer.registry.registry import ModelRegistry
 from services.transport.supervisor import SUPERVISOR_VARIABLE
 
@@ -65,26 +64,22 @@ async def ensure_rehearsed(registry: ModelRegistry, rehearse: Rehearse, version:
     """Rehearse a version that passed the gate, unless it was rehearsed or has served before; keep what was found.
 
     Raises:
-        VersionRefused: it failed. That is recorded, and nobody may promote it.
-        ModelVersionNotFound: there is none.
+        VersionRefused: the gate or the rehearsal refused it. A failed rehearsal is recorded in the history.
+        ModelVersionNotFound: there is no such version.
         StorageFailed: what was found could not be kept.
 
     """
     versions = registry.versions
-    if (
-        not versions.decision(version).promoted
-        or versions.is_rehearsed(version)
-        or registry.history.has_served(version)
-    ):
+    versions.check_promotable(version)
+    if versions.is_rehearsed(version) or registry.history.has_served(version):
         return
     rules = await rehearse(versions.manifest(version))
     rehearsal = pb.Rehearsal(rules=rules)
     rehearsal.at.FromDatetime(datetime.now(UTC))
     versions.add_rehearsal(version, rehearsal)
-    failed = [rule for rule in rules if not rule.passed]
-    if failed:
-        registry.record_refusal(version, by, "; ".join(f"{rule.rule}: {rule.detail}" for rule in failed))
-        raise VersionRefused(version, ", ".join(rule.rule for rule in failed))
+    if not all(rule.passed for rule in rules):
+        registry.record_refusal(version, by)
+    versions.check_promotable(version)
 
 
 async def rehearse(setup: RehearsalSetup, manifest: pb.Manifest) -> list[pb.RuleResult]:

@@ -31,7 +31,6 @@ from services.trainer.runs.record import (
     WorkerFailed,
     begin_run,
     end_run,
-    list_failed_rules,
     operation_name,
     read_results,
     skip_run,
@@ -201,8 +200,8 @@ class Runner:
         await self._train(run, plan)
         read_results(run, self._registry)
         if not run.decision.promoted:
-            self._registry.record_refusal(run.version, PROMOTER, "; ".join(list_failed_rules(run)))
-            raise VersionRefused(run.version, "")
+            self._registry.record_refusal(run.version, PROMOTER)
+        self._registry.versions.check_promotable(run.version)
         if not run.validate_only:
             await self._promote(run)
 

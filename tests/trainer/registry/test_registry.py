@@ -5,7 +5,7 @@ from filelock import FileLock
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer import storage
-from services.trainer.errors import ChampionChanged, ModelVersionNotFound, StorageFailed
+from services.trainer.errors import ChampionChanged, ModelVersionNotFound, StorageFailed, VersionRefused
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.registry.versions import UNFINISHED_PREFIX
 from tests.registries import promote
@@ -23,7 +23,7 @@ def empty(tmp_path: Path) -> ModelRegistry:
 
 def test_versions_count_up_and_are_never_used_twice(empty: ModelRegistry) -> None:
     assert [empty.versions.register(contents), empty.versions.register(contents)] == [1, 2]
-    empty.record_refusal(7, "test", "gone since")
+    empty.history.record_refusal(7, None, "test", "gone since")
     assert empty.versions.register(contents) == 8
     assert empty.versions.numbers() == [8, 2, 1]
 
@@ -78,7 +78,7 @@ def test_torn_history_line_is_passed_over(empty: ModelRegistry) -> None:
     promote(empty, 1)
     with (empty.folder / "history.jsonl").open("a") as file:
         file.write('{"action": "HISTORY')
-    empty.record_refusal(2, "test", "bad")
+    empty.history.record_refusal(2, empty.alias.read(), "test", "bad")
     assert [entry.to_version for entry in empty.history.entries()] == [1, 2]
 
 
@@ -127,3 +127,15 @@ def test_lock_that_another_process_holds_is_a_failure_of_the_storage(
     with FileLock(empty.folder / ".lock"), pytest.raises(StorageFailed, match="another process"):
         promote(empty, 1)
     assert empty.alias.read() is None
+
+
+def test_refusal_is_recorded_with_the_rules_that_failed(empty: ModelRegistry) -> None:
+    refused = b'{"rules": [{"rule": "accuracy_floor", "detail": "0.1"}, {"rule": "model_size", "passed": true}]}'
+    empty.versions.register(lambda version: {**contents(version), "decision.json": refused})
+    empty.record_refusal(1, "test")
+    assert (
+        empty.history.entries()[-1].action,
+        empty.history.entries()[-1].reason,
+    ) == (pb.HISTORY_ACTION_REFUSED, "accuracy_floor: 0.1")
+    with pytest.raises(VersionRefused, match="accuracy_floor"):
+        empty.versions.check_promotable(1)

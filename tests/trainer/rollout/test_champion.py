@@ -169,8 +169,9 @@ async def test_two_people_who_roll_back_at_once_go_back_one_champion(registry: M
     assert alias_of(registry)[0] == 1
 
 
-async def test_rollback_waits_for_no_rehearsal(registry: ModelRegistry) -> None:
+async def test_rollback_waits_for_no_rehearsal_and_asks_no_gate_again(registry: ModelRegistry) -> None:
     promote(registry, 2)
+    (registry.folder / "1" / "decision.json").unlink()
     champion = make_champion(registry, rehearse=fails)
     assert (await champion.roll_back("anna", "")).alias.version == 1
 
