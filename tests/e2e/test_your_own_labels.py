@@ -1,4 +1,4 @@
-"""The page docs/your-own-labels.md comes true: its commands make a classifier of support tickets that can be retrained."""
+"""The page docs/your-own-labels.md comes true: its commands make a classifier of tickets that can be retrained."""
 
 import csv
 import os
@@ -43,7 +43,7 @@ def test_unseen_tickets_get_the_right_label_and_no_dishes(tickets: System) -> No
     assert tickets.intent("the copier jams on every second page") == "printer"
     assert tickets.intent("I cannot sign in because my password is wrong") == "account"
     code, answer = tickets.call("/enhanced-recommend", {"text_input": "the copier jams on every second page"})
-    assert (200, []) == (code, answer["recommendations"])
+    assert (code, answer["recommendations"]) == (200, [])
 
 
 def test_only_labels_of_the_tickets_are_known(tickets: System) -> None:
@@ -55,7 +55,7 @@ def test_only_labels_of_the_tickets_are_known(tickets: System) -> None:
 
 def test_label_that_no_ticket_carries_is_refused_by_name(tickets: System) -> None:
     code, problem = tickets.call("/feedback", {"text": "my badge does not open the door", "labels": ["flavor_spicy"]})
-    assert (400, "INVALID_REQUEST") == (code, problem["reason"])
+    assert (code, problem["reason"]) == (400, "INVALID_REQUEST")
     (error,) = problem["errors"]
     assert error["field"] == "labels[0]"
     assert "flavor_spicy" in error["description"]
@@ -64,7 +64,7 @@ def test_label_that_no_ticket_carries_is_refused_by_name(tickets: System) -> Non
 def test_feedback_is_learned_by_the_next_run(tickets: System) -> None:
     before = tickets.version()
     code, answer = tickets.call("/feedback", {"text": "my badge does not open the door", "labels": ["account"]})
-    assert (201, "recorded") == (code, answer["status"])
+    assert (code, answer["status"]) == (201, "recorded")
     run = tickets.retrain()
     assert run["state"] == "succeeded", run["reasons"]
     assert before + 1 == run["version"] == tickets.version()
