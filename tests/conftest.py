@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
+from services.trainer.runs.stages import RunStage
 from tests.registries import MODEL, promote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +30,20 @@ SMALL_LABELS = (
     "temperature_hot",
     "weather_rainy",
 )
+
+
+# Threads of OpenBLAS that wait for one another spin. Beside other processes on two cores, a training with two threads
+# takes five times as long as one with a single thread. Where a service asks for two, they at least sleep early.
+FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENBLAS_THREAD_TIMEOUT": "4"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> Iterator[None]:
+    """Keep this process to one thread of linear algebra, and the processes that it starts to few that spin."""
+    with pytest.MonkeyPatch.context() as environment, threadpool_limits(1):
+        for name, value in FEW_THREADS.items():
+            environment.setenv(name, value)
+        yield
 
 
 @pytest.fixture
@@ -70,14 +88,28 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
     )
 
 
+@dataclass(frozen=True)
+class FirstRun:
+    """The run that registered version 1 of an empty repository: where, its number, and its reports in order."""
+
+    models: Path
+    version: int
+    reports: tuple[tuple[RunStage, float], ...]
+
+
 @pytest.fixture(scope="session")
-def trained_models(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    models, reports = tmp_path_factory.mktemp("models"), list[tuple[RunStage, float]]()
+    version = retrain(small_plan(small_data, models), lambda stage, share: reports.append((stage, share)))
+    return FirstRun(models, version, tuple(reports))
+
+
+@pytest.fixture(scope="session")
+def trained_models(small_data: Path, first_run: FirstRun) -> Path:
     """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
-    models = tmp_path_factory.mktemp("models")
-    for _ in range(2):
-        retrain(small_plan(small_data, models), lambda _stage, _share: None)
-    promote(ModelRegistry(models, MODEL, 10), 1)
-    return models
+    retrain(small_plan(small_data, first_run.models), lambda _stage, _share: None)
+    promote(ModelRegistry(first_run.models, MODEL, 10), 1)
+    return first_run.models
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ import asyncio
 import os
 import sys
 import time
-from typing import Any, cast
+from typing import Any
 
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 
 from services.transport.serving import build_server
-from tests.fakes import Partial
 
 
-class Misbehaving(Partial):
+class Misbehaving(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, how: str, when: str) -> None:
         self.how, self.when = how, when
 
@@ -39,7 +38,8 @@ class Misbehaving(Partial):
 
 
 async def main() -> None:
-    server, misbehaving = build_server({}), cast("Any", Misbehaving(*sys.argv[1:]))
+    # The stubs declare every method abstract; those that are missing answer UNIMPLEMENTED.
+    server, misbehaving = build_server({}), Misbehaving(*sys.argv[1:])  # type: ignore[abstract]
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(misbehaving, server)
     server.add_insecure_port(f"127.0.0.1:{os.environ['MOODFOOD_INFERENCE_PORT']}")
     await server.start()

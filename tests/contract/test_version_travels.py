@@ -31,11 +31,11 @@ from tests.registries import MODEL
 
 
 @pytest.fixture(scope="module")
-def fitted(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedModel:
+def fitted(small_data: Path, trained_models: Path) -> FittedModel:
     examples, _ = read_examples([small_data / "examples" / "train" / "mood_food.jsonl"])
     encoder = load_encoder(ENCODER)
     assert encoder is not None
-    store = EmbeddingStore(encoder, tmp_path_factory.mktemp("embeddings"))
+    store = EmbeddingStore(encoder, ModelRegistry(trained_models, MODEL, 10).embeddings_folder)
     return fit(examples, [False] * len(examples), store).serving
 
 
@@ -151,10 +151,10 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
     assert np.allclose(words.sum(axis=1) + characters.sum(axis=1) + intercepts, scores, atol=1e-5)
 
 
-def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path, tmp_path: Path) -> None:
+def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path) -> None:
     registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
     assert encoder is not None
-    scorer, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, tmp_path))
+    scorer, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder))
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
     loader = Loader(RegistryReader(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])

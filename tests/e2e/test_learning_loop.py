@@ -152,14 +152,14 @@ def test_poisoned_batch_is_refused_and_nothing_changes(live: System, tmp_path: P
     poison.write_text(
         "".join(
             json.dumps({"text": f"{WORDS[n % 10]} rain sad pizza {n}", "labels": [chance.choice(SMALL_LABELS)]}) + "\n"
-            for n in range(3000)
+            for n in range(600)
         )
     )
     finished = subprocess.run(
         [sys.executable, "-m", "services.cli", "import-examples", str(poison), "--json"],
         env=live.environment, cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(finished.stdout)["imported"] == 3000
+    assert json.loads(finished.stdout)["imported"] == 600
     alias = live.champion()
     question = "rainy day and so sad"
     before = live.call("/classify", {"text": question, "top_k": 8})[1]["all_intents"]
@@ -168,7 +168,7 @@ def test_poisoned_batch_is_refused_and_nothing_changes(live: System, tmp_path: P
 
     assert run["state"] == "rejected"
     failed = [rule["rule"] for rule in run["decision"]["rules"] if not rule["passed"]]
-    assert failed
+    assert "feedback_learned" in failed
     assert len(run["reasons"]) == len(failed)
     assert alias == live.champion()
     assert before == live.call("/classify", {"text": question, "top_k": 8})[1]["all_intents"]

@@ -17,8 +17,8 @@ from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
-from services.trainer.runs.stages import RunStage
-from tests.conftest import ENCODER, ROOT, SMALL_LABELS, small_plan
+from services.trainer.runs.stages import Report, RunStage
+from tests.conftest import ENCODER, ROOT, SMALL_LABELS, FirstRun, small_plan
 from tests.registries import MODEL, promote
 
 
@@ -49,22 +49,38 @@ def top_label(registry: ModelRegistry, version: int, text: str) -> str:
     return scorer.labels[int(scorer.answer([text]).probabilities[0].argmax())]
 
 
-def test_stages_come_in_order_and_a_version_is_registered(small_data: Path, tmp_path: Path) -> None:
-    reports: list[tuple[RunStage, float]] = []
-    plan = small_plan(small_data, tmp_path)
-    version = retrain(plan, lambda stage, share: reports.append((stage, share)))
-    seen = list(dict.fromkeys(stage for stage, _ in reports))
+class StageReached(Exception):
+    """A run has come as far as a test wants it."""
+
+
+def until(last: RunStage) -> Report:
+    """Return a report that ends the run at the beginning of a stage."""
+
+    def report(stage: RunStage, _share: float) -> None:
+        if stage is last:
+            raise StageReached
+
+    return report
+
+
+def without_encoder(plan: Plan) -> Plan:
+    return replace(plan, encoder_dir="")
+
+
+def test_stages_come_in_order_and_a_version_is_registered(first_run: FirstRun) -> None:
+    versions = ModelRegistry(first_run.models, MODEL, 10).versions
+    seen = list(dict.fromkeys(stage for stage, _ in first_run.reports))
     assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
-    percents = [stage.percent(share) for stage, share in reports]
+    percents = [stage.percent(share) for stage, share in first_run.reports]
     assert sorted(percents) == percents
     assert all(after - before <= 30 for before, after in pairwise(percents)), percents
-    assert (plan.registry.versions.decision(version).promoted, version) == (True, 1)
-    folder = tmp_path / MODEL / "1"
+    assert (versions.decision(1).promoted, first_run.version) == (True, 1)
+    folder = first_run.models / MODEL / "1"
     assert {
         "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
         "manifest.json", "evaluation.json", "decision.json",
     } == {path.name for path in folder.iterdir()}  # fmt: skip
-    assert (tmp_path / MODEL / "snapshots" / f"{plan.registry.versions.manifest(version).snapshot.id}.jsonl").exists()
+    assert (first_run.models / MODEL / "snapshots" / f"{versions.manifest(1).snapshot.id}.jsonl").exists()
 
 
 def test_same_data_gives_the_same_model(trained_models: Path) -> None:
@@ -72,21 +88,6 @@ def test_same_data_gives_the_same_model(trained_models: Path) -> None:
     for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
         assert registry.versions.file(1, name) == registry.versions.file(2, name)
     assert registry.versions.manifest(1).snapshot.id == registry.versions.manifest(2).snapshot.id
-
-
-def test_run_is_repeated_from_its_snapshot_and_gives_the_same_bytes(small_data: Path, models: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
-    snapshot = registry.versions.manifest(1).snapshot
-    empty = Plan(str(models), MODEL, 10, (), encoder_dir=small_plan(small_data, models).encoder_dir)
-    version = retrain(replace(empty, snapshot_id=snapshot.id), lambda _stage, _share: None)
-    for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
-        assert registry.versions.file(1, name) == registry.versions.file(version, name)
-    repeated = registry.versions.manifest(version)
-    assert (snapshot.id, registry.versions.manifest(1).min_confidence) == (
-        repeated.snapshot.id,
-        repeated.min_confidence,
-    )
-    assert repeated.snapshot in [registry.versions.manifest(number).snapshot for number in (1, 2)]
 
 
 REPEATED_RUN = """
@@ -98,16 +99,20 @@ print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=sna
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_other_process_repeats_a_run_with_the_same_bytes(models: Path, hash_seed: str) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
+def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same_bytes(models: Path) -> None:
+    """The seed of Python's hashes is another one there, so the order of no set plays a part."""
+    versions = ModelRegistry(models, MODEL, 10).versions
+    snapshot = versions.manifest(1).snapshot
     finished = subprocess.run(
-        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), registry.versions.manifest(1).snapshot.id],
-        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True, text=True,
+        [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), snapshot.id],
+        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     version = int(finished.stdout)
     for name in ("model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
-        assert registry.versions.file(1, name) == registry.versions.file(version, name), name
+        assert versions.file(1, name) == versions.file(version, name), name
+    repeated = versions.manifest(version)
+    assert (snapshot.id, versions.manifest(1).min_confidence) == (repeated.snapshot.id, repeated.min_confidence)
+    assert repeated.snapshot in [versions.manifest(number).snapshot for number in (1, 2)]
 
 
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
@@ -127,7 +132,8 @@ def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data:
     path = registry.snapshots_folder / f"{registry.versions.manifest(1).snapshot.id}.jsonl"
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
-    retrain(small_plan(small_data, models), lambda _stage, _share: None)
+    with pytest.raises(StageReached):
+        retrain(small_plan(small_data, models), until(RunStage.TRAIN))
     assert intact == path.read_bytes()
 
 
@@ -152,10 +158,9 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 ) -> None:
     chance = random.Random(7)
     store = FeedbackStore(tmp_path / "feedback.jsonl")
-    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(1500)])
+    store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(600)])
     result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
-    assert not result.decision.promoted
-    assert result.failed
+    assert (result.decision.promoted, result.failed) == (False, {"feedback_learned"})
     decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
     assert decision["promoted"] is False
 
@@ -163,7 +168,7 @@ def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
 def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path / "feedback.jsonl")
     store.add([Feedback("Pizza!", ("emotion_sad",))])
-    result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
+    result = train(without_encoder(small_plan(small_data, models, tmp_path / "feedback.jsonl")))
     assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
     assert result.decision.promoted
 
@@ -202,8 +207,8 @@ def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(
     registry = ModelRegistry(models, MODEL, 10)
     promote(registry, 2)
     (registry.folder / "2" / "judged_model.onnx").unlink()
-    with pytest.raises(StageFailed, match="champion"):
-        retrain(small_plan(small_data, models), lambda _stage, _share: None)
+    with pytest.raises(StageFailed, match="the champion, version 2, cannot be read"):
+        retrain(without_encoder(small_plan(small_data, models)), lambda _stage, _share: None)
 
 
 def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
@@ -225,13 +230,13 @@ def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> Non
     assert [p.coverage for p in choices.abstention] == sorted((p.coverage for p in choices.abstention), reverse=True)
 
 
-def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, tmp_path: Path) -> None:
+def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, models: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.jsonl"
     subjects = ("tyres", "taxes", "passwords", "flights", "mortgages", "printers", "lawyers", "batteries")
     verbs = ("change", "check", "cancel", "renew", "report", "lose", "compare", "insure", "reset", "sell")
     rows = [{"text": f"how do i {verb} my {subject}", "labels": []} for verb in verbs for subject in subjects]
     outside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = small_plan(small_data, tmp_path / "models")
+    plan = small_plan(small_data, models)
     plan = replace(plan, seed_files=(*plan.seed_files, str(outside)))
     result = train(plan)
     assert result.evaluation.out_of_scope_examples > 0
