@@ -23,6 +23,15 @@ M = TypeVar("M", bound=Message)
 
 
 @contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn what the system refuses inside the block into StorageFailed, "cannot <doing>: <why>"."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(f"cannot {doing}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes and threads out of what a lock file stands for, for as long as the block lasts.
 

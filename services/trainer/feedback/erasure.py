@@ -18,7 +18,7 @@ from moodfood.events.v1.events_pb2 import FeedbackRecord
 from services.trainer.dataset.examples import FROM_PEOPLE
 from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, parse_query, rotated_files
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.storage import locked, read_lines, replace_file
+from services.trainer.storage import locked, read_lines, replace_file, storage_errors
 
 # Inference opens the log anew within its batch of a tenth of a second; lines it still wrote to the old file are moved.
 WRITERS_SECONDS = 0.5
@@ -62,8 +62,10 @@ class Erasure:
     def _forget(
         self, deleted: Collection[FeedbackRecord], doomed: Callable[[AnsweredQuery], bool], *, any_query: bool
     ) -> Erased:
-        queries = self._delete_queries(doomed) if any_query else 0
-        snapshots = self._delete_snapshots({record.text for record in deleted})
+        with storage_errors("delete from the query log"):
+            queries = self._delete_queries(doomed) if any_query else 0
+        with storage_errors("delete snapshots"):
+            snapshots = self._delete_snapshots({record.text for record in deleted})
         self._history.forget()
         return Erased(len(deleted), queries, snapshots)
 

@@ -14,7 +14,7 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 from services.language.names import ALIAS_FILE
 from services.trainer.errors import ChampionChanged
 from services.trainer.registry.history import History
-from services.trainer.storage import locked, read_message, replace_file, to_json
+from services.trainer.storage import locked, read_message, replace_file, storage_errors, to_json
 
 _log = structlog.get_logger()
 
@@ -100,8 +100,9 @@ class Alias:
             StorageFailed: the disk refused.
 
         """
-        for leftover in self._folder.glob(f".{ALIAS_FILE}.*"):
-            leftover.unlink(missing_ok=True)
+        with storage_errors("remove what a kill left"):
+            for leftover in self._folder.glob(f".{ALIAS_FILE}.*"):
+                leftover.unlink(missing_ok=True)
         alias = self.read()
         if alias is None:
             return

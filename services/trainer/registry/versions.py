@@ -15,8 +15,16 @@ from google.protobuf.message import Message
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.names import MANIFEST_FILE
-from services.trainer.errors import ModelVersionNotFound, StorageFailed, VersionRefused
-from services.trainer.storage import locked, read_message, replace_file, sync_folder, to_json, write_synced
+from services.trainer.errors import ModelVersionNotFound, VersionRefused
+from services.trainer.storage import (
+    locked,
+    read_message,
+    replace_file,
+    storage_errors,
+    sync_folder,
+    to_json,
+    write_synced,
+)
 
 EVALUATION_FILE = "evaluation.json"
 DECISION_FILE = "decision.json"
@@ -109,7 +117,7 @@ class Versions:
         """
         unfinished = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
         try:
-            with locked(self._folder / ".lock"):
+            with storage_errors("write the version"), locked(self._folder / ".lock"):
                 unfinished.mkdir(parents=True)
                 version = max([self._highest_used(), *self.numbers()]) + 1
                 for name, content in contents_of(version).items():
@@ -118,8 +126,6 @@ class Versions:
                 unfinished.rename(self._folder / str(version))
                 sync_folder(self._folder)
             return version
-        except OSError as error:
-            raise StorageFailed(f"cannot write the version: {error.strerror}") from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -133,10 +139,8 @@ class Versions:
         surplus = [version for version in self.numbers()[newest:] if version not in kept]
         for version in surplus:
             hidden = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
-            try:
+            with storage_errors(f"delete version {version}"):
                 (self._folder / str(version)).rename(hidden)
-            except OSError as error:
-                raise StorageFailed(f"cannot delete version {version}: {error.strerror}") from error
             shutil.rmtree(hidden, ignore_errors=True)
         return surplus
 

@@ -9,6 +9,7 @@ import pytest
 from services.inference.queries.query_log import QueryLog
 from services.trainer.dataset.examples import FEEDBACK, Example
 from services.trainer.dataset.snapshot import split, write_snapshot
+from services.trainer.errors import StorageFailed
 from services.trainer.feedback.erasure import Erased, Erasure
 from services.trainer.feedback.query_log import QueryHistory
 from services.trainer.feedback.store import Feedback, FeedbackStore
@@ -89,3 +90,12 @@ def test_query_that_is_logged_meanwhile_is_not_lost(tmp_path: Path) -> None:
     logged = [json.loads(each)["query_id"] for each in path.read_text().splitlines()]
     assert (1, "doomed" in logged) == (erased.queries, False)
     assert set(written) == set(logged)
+
+
+def test_place_that_cannot_be_read_is_a_failure_that_can_be_tried_again(tmp_path: Path, log: Path) -> None:
+    feedback = FeedbackStore(tmp_path / "feedback.jsonl")
+    feedback.add([Feedback("anna one", ("a",), "q1", "anna")])
+    snapshots = tmp_path / "snapshots"
+    (snapshots / "no file.jsonl").mkdir(parents=True)
+    with pytest.raises(StorageFailed, match="cannot delete snapshots"):
+        Erasure(feedback, log, snapshots, QueryHistory(log)).forget_person("anna")
