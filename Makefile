@@ -4,10 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ENCODER := models/encoder/all-minilm-l6-v2
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	|| { echo "Python 3.11 is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }; } && $(PYTHON) -m venv $(VENV)
-INSTALL_SELF := $(PIP) install --no-deps --no-build-isolation --editable .
+INSTALL_SELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 
 .DEFAULT_GOAL := help
 .PHONY: help setup encoder run test e2e bench check generate baseline format lint lock clean
@@ -16,16 +16,16 @@ help:  ## print this help
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml
-	@echo "setting up $(VENV) (once; needs Python 3.11)"
+	@echo "setting up $(VENV): installing $$(grep -c '==' $<) packages (once; needs Python 3.11)"
 	@$(MAKE_VENV)
-	@$(PIP) install --require-hashes --requirement requirements/run.txt
+	@$(PIP) install --require-hashes --requirement $<
 	@$(INSTALL_SELF)
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml
-	@echo "setting up $(VENV) for development (once; needs Python 3.11)"
+	@echo "setting up $(VENV) for development: installing $$(grep -c '==' $<) packages (once; needs Python 3.11)"
 	@$(MAKE_VENV)
-	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --require-hashes --requirement $<
 	@$(INSTALL_SELF)
 	@touch $(VENV)/run.stamp $@
 

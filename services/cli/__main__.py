@@ -7,7 +7,7 @@ import typer
 from services.cli import experiment, labels, offline, queries, runs, schedule, versions
 from services.cli.arguments import repeated
 from services.cli.output import FAILED, note
-from services.cli.up import up as start_together
+from services.cli.up.start import up as start_together
 from services.transport.settings import BadSetting
 from services.transport.startup import PortTaken
 

@@ -1,7 +1,7 @@
-"""What a query must look like, and the form it takes before any classifier sees it.
+"""Checks the text of a query, and normalises it before a classifier reads it.
 
-The normaliser's name and the Unicode version stand in every manifest. A change of behaviour needs a new name. Another
-Unicode version changes the form of a few rare characters only, so it needs no new name.
+The name of the normalisation and the Unicode version are part of every manifest. If you change how a text is
+normalised, change the name. Another Unicode version changes only a few rare characters, so it needs no new name.
 """
 
 import unicodedata
@@ -15,7 +15,11 @@ _KEPT = frozenset("LNM")
 
 
 class _WordTable(dict[int, str | None]):
-    """Maps a code point for str.translate: letters, digits and marks stay, symbols stand alone, the rest separates."""
+    """The table for str.translate, from a code point to its replacement.
+
+    Letters, digits and marks stay. A symbol becomes a word of its own. Apostrophes disappear. Everything else becomes a
+    space. Entries are added when a character is first seen.
+    """
 
     def __missing__(self, code_point: int) -> str | None:
         character = chr(code_point)
@@ -36,22 +40,22 @@ _WORDS = _WordTable()
 
 
 def normalise(text: str) -> str:
-    """Return words in lower case, separated by single spaces: NFKC, apostrophes dropped, punctuation to spaces."""
+    """Return the words of a text in lower case and in Unicode form NFKC, separated by single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().translate(_WORDS).split())
 
 
 def describe_problem(text: str) -> str:
     """Say why a text cannot be a query, or return the empty string when it can.
 
-    A text cannot be a query when it is empty, only spaces, longer than MAX_QUERY_CHARS, or has a NUL or half of a
-    surrogate pair.
+    A text cannot be a query when it is empty, has only spaces, is longer than MAX_QUERY_CHARS, or contains a NUL
+    character or half of a surrogate pair. The answer follows the name of the field, as in "text: is empty".
     """
     if not text.strip():
-        return "is empty; say what you feel like"
+        return "is empty; send some text"
     if len(text) > MAX_QUERY_CHARS:
         return f"has {len(text):,} characters; send at most {MAX_QUERY_CHARS:,}"
     if "\0" in text:
-        return "holds a NUL character; send plain text"
+        return "contains a NUL character; send plain text"
     if any("\ud800" <= character <= "\udfff" for character in text):
-        return "holds half of a surrogate pair; send valid Unicode"
+        return "contains half of a surrogate pair; send valid Unicode"
     return ""

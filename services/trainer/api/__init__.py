@@ -1,1 +1,1 @@
-"""The gRPC edge: translate in, call one thing, translate out."""
+"""The gRPC services: each call checks the request, calls one function, and translates the result."""

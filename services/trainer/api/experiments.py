@@ -1,4 +1,4 @@
-"""`moodfood.trainer.v1.ExperimentService`: translates to and from the owner of experiments."""
+"""`moodfood.trainer.v1.ExperimentService`: checks the requests and passes them to `rollout/experiment.py`."""
 
 from typing import Any
 
@@ -12,13 +12,12 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ExperimentService"].full_name
 
 
 class ExperimentServicer(experiments_pb2_grpc.ExperimentServiceServicer):
-    """Starts, shows and ends experiments."""
+    """The calls of ExperimentService. The proto says what each call does."""
 
     def __init__(self, experiments: Experiments) -> None:
         self._experiments = experiments
 
     async def StartExperiment(self, request: pb.StartExperimentRequest, context: Any) -> pb.StartExperimentResponse:
-        """Begin one."""
         check_who_and_why(request.by, "")
         check_version("version", request.version)
         by = request.by or "api"

@@ -1,4 +1,4 @@
-"""The half of TrainerService that takes in and gives out labels: feedback, imports, exports, review, deletion."""
+"""The calls of TrainerService about labels: feedback, import, export, review and deletion."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,15 @@ _REASON_VALUES = {reason: value for value, reason in _REASONS.items()}
 
 @dataclass(frozen=True)
 class Labelling:
-    """What takes in, keeps, asks for and deletes labels."""
+    """The objects that the calls about labels need.
+
+    Attributes:
+        intake: checks and stores feedback.
+        feedback: reads the stored feedback.
+        queue: lists the review items.
+        erasure: deletes what people said.
+
+    """
 
     intake: Intake
     feedback: FeedbackStore
@@ -45,13 +53,12 @@ class Labelling:
 
 
 class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Methods of `moodfood.trainer.v1.TrainerService` about labels."""
+    """The calls of `moodfood.trainer.v1.TrainerService` about labels. TrainerServicer adds the others."""
 
     def __init__(self, labelling: Labelling) -> None:
         self._labelling = labelling
 
     async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Any) -> pb.SubmitFeedbackResponse:
-        """Store what a query means."""
         check_name("user_id", request.user_id)
         check_name("request_id", request.request_id)
         feedback_id = await self._labelling.intake.add(
@@ -64,10 +71,10 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.ImportExamplesResponse:
         first = await anext(aiter(request_iterator), None)
         if first is not None and first.data:
-            content = await _content(first, request_iterator)
-            imported, errors = await self._labelling.intake.add_file(content, _format(first.format))
+            content = await _read_content(first, request_iterator)
+            imported, errors = await self._labelling.intake.add_file(content, _read_format(first.format))
         else:
-            imported, errors = await self._labelling.intake.add_all(_rows(first, request_iterator))
+            imported, errors = await self._labelling.intake.add_all(_read_rows(first, request_iterator))
         return pb.ImportExamplesResponse(
             imported=imported,
             errors=[pb.ImportError(line=bad.line, field=bad.field, description=bad.problem) for bad in errors],
@@ -76,7 +83,7 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ExportExamples(
         self, request: pb.ExportExamplesRequest, context: Any
     ) -> AsyncIterator[pb.ExportExamplesResponse]:
-        file_format = _format(request.format)
+        file_format = _read_format(request.format)
         records = await asyncio.to_thread(self._labelling.feedback.records)
         rows = ((record.text, record.labels, record.source) for record in records)
         lines: list[bytes] = []
@@ -89,12 +96,15 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
             yield pb.ExportExamplesResponse(data=b"".join(lines))
 
     async def ListReviewItems(self, request: pb.ListReviewItemsRequest, context: Any) -> pb.ListReviewItemsResponse:
-        """List what a person should look at."""
         if not 0 <= request.page_size <= MAX_ITEMS:
-            raise InvalidRequest("page_size", f"is {request.page_size}; use 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}")
+            raise InvalidRequest(
+                "page_size", f"is {request.page_size}; send 1 to {MAX_ITEMS}, or 0 for {DEFAULT_ITEMS}"
+            )
         unknown = [reason for reason in request.reasons if reason not in _REASONS]
         if unknown:
-            raise InvalidRequest("reasons", "holds none of uncertain, disagreeing, drifting and suspected_noise")
+            raise InvalidRequest(
+                "reasons", "are not all valid; send uncertain, disagreeing, drifting or suspected_noise"
+            )
         reasons = {_REASONS[reason] for reason in request.reasons}
         items, waiting = await asyncio.to_thread(
             self._labelling.queue.items, reasons, request.page_size or DEFAULT_ITEMS
@@ -116,14 +126,14 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def DeleteUserData(self, request: pb.DeleteUserDataRequest, context: Any) -> pb.DeleteUserDataResponse:
         if not request.user_id:
-            raise InvalidRequest("user_id", "is missing; name the person to forget")
+            raise InvalidRequest("user_id", "is missing; send the user_id of the person")
         check_name("user_id", request.user_id)
         erased = await asyncio.to_thread(self._labelling.erasure.forget_person, request.user_id)
         return pb.DeleteUserDataResponse(feedback=erased.feedback, queries=erased.queries, snapshots=erased.snapshots)
 
 
 def review_item(item: ReviewItem) -> pb.ReviewItem:
-    """Translate an item."""
+    """Translate a review item into its message."""
     return pb.ReviewItem(
         item_id=item.item_id,
         text=item.text,
@@ -136,24 +146,24 @@ def review_item(item: ReviewItem) -> pb.ReviewItem:
     )
 
 
-def _format(asked: "pb.ExamplesFormat.ValueType") -> Format:
+def _read_format(asked: "pb.ExamplesFormat.ValueType") -> Format:
     if asked not in _FORMATS:
-        raise InvalidRequest("format", "is none of json_lines and csv")
+        raise InvalidRequest("format", "is not valid; send json_lines or csv")
     return _FORMATS[asked]
 
 
-async def _content(first: pb.ImportExamplesRequest, rest: AsyncIterator[pb.ImportExamplesRequest]) -> bytes:
+async def _read_content(first: pb.ImportExamplesRequest, rest: AsyncIterator[pb.ImportExamplesRequest]) -> bytes:
     content = bytearray(first.data)
     async for request in rest:
         if request.text or request.labels:
             raise InvalidRequest("data", "a stream holds pieces of a file or single examples, not both")
         content += request.data
         if len(content) > MAX_FILE_BYTES:
-            raise InvalidRequest("data", f"is more than {MAX_FILE_BYTES // 2**20} MiB; import the file in parts")
+            raise InvalidRequest("data", f"has over {MAX_FILE_BYTES // 2**20} MiB; split the file and import the parts")
     return bytes(content)
 
 
-async def _rows(
+async def _read_rows(
     first: pb.ImportExamplesRequest | None, rest: AsyncIterator[pb.ImportExamplesRequest]
 ) -> AsyncIterator[tuple[str, list[str]]]:
     if first is not None:

@@ -1,4 +1,4 @@
-"""`google.longrunning.Operations` over training runs: an operation is a run, its metadata the TrainingRun."""
+"""`google.longrunning.Operations`: every training run is an operation, and its metadata is the TrainingRun."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,8 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.api.checks import check_page_size, read_run_id
 from services.trainer.errors import InvalidRequest, NotSupported, TrainingRunNotFound
-from services.trainer.runs.runner import Runner, operation_name
+from services.trainer.runs.record import operation_name
+from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
 
 _ERROR_CODES = {
@@ -21,7 +22,10 @@ _ERROR_CODES = {
 
 
 def operation_of(run: pb.TrainingRun) -> operations_pb2.Operation:
-    """Return a run as an operation: an error when it was refused, failed or cancelled, else a RetrainResponse."""
+    """Return a run as an operation.
+
+    The result is an error when the run was refused, failed or cancelled. Otherwise it is a RetrainResponse.
+    """
     operation = operations_pb2.Operation(name=operation_name(run.run_id), done=run.state != pb.RUN_STATE_RUNNING)
     operation.metadata.Pack(run)
     if run.state in _ERROR_CODES:
@@ -33,19 +37,18 @@ def operation_of(run: pb.TrainingRun) -> operations_pb2.Operation:
 
 
 class OperationsServicer(operations_grpc_pb2.OperationsServicer):
-    """Get, List, Cancel and Wait; Delete is not offered, because runs are the history of the model."""
+    """Offers Get, List, Cancel and Wait. It does not offer Delete, because the runs are the history of the model."""
 
     def __init__(self, runner: Runner, store: RunStore) -> None:
         self._runner = runner
         self._store = store
 
     async def GetOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
-        """Return one operation."""
         return operation_of(self._store.get(read_run_id(request.name)))
 
     async def ListOperations(self, request: Any, context: Any) -> operations_pb2.ListOperationsResponse:
         if request.filter:
-            raise InvalidRequest("filter", "is not supported; leave it empty")
+            raise InvalidRequest("filter", "is not supported; leave it out")
         size = check_page_size(request.page_size)
         runs = _after(self._store.newest_first(), request.page_token)
         page = runs[:size]
@@ -55,7 +58,6 @@ class OperationsServicer(operations_grpc_pb2.OperationsServicer):
         )
 
     async def CancelOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
-        """End a run, unless it is promoting or over already."""
         await self._runner.cancel(read_run_id(request.name))
         return empty_pb2.Empty()
 
@@ -64,7 +66,7 @@ class OperationsServicer(operations_grpc_pb2.OperationsServicer):
         return operation_of(await self._runner.wait(read_run_id(request.name), seconds))
 
     async def DeleteOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
-        raise NotSupported("training runs are kept as history; cancel one to end it")
+        raise NotSupported("training runs are the history of the model and cannot be deleted; cancel one to end it")
 
 
 def _after(runs: Sequence[pb.TrainingRun], page_token: str) -> list[pb.TrainingRun]:

@@ -1,4 +1,4 @@
-"""What Prometheus may scrape of the trainer, read from the files at the moment of the scrape."""
+"""The Prometheus metrics of the trainer. They are read from the files at each scrape."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class TrainerCollector(Collector):
-    """Champion, data, runs and drift."""
+    """Collects the metrics of the champion, the feedback, the training runs and drift."""
 
     def __init__(
         self, status: Callable[[], pb.GetRetrainStatusResponse], runs: Callable[[], list[pb.TrainingRun]]
@@ -29,28 +29,34 @@ class TrainerCollector(Collector):
         self._runs = runs
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric."""
+        """Yield every metric. Prometheus calls this at each scrape, in a thread of the metrics server."""
         status = self._status()
         drift = status.drift
         values = {
-            "champion_version": ("Version of the champion, 0 without one", status.model_status.version),
+            "champion_version": ("Version of the champion, 0 when there is none", status.model_status.version),
             "champion_age_days": ("Whole days since the champion was registered", status.model_status.days_old),
             "new_samples": (
-                "Usable labelled examples since the champion's data",
+                "Texts that people labelled since the champion's data was collected",
                 status.logged_data_status.sample_count,
             ),
-            "retrain_due": ("1 when retraining is due", float(status.due)),
-            "drift_detected": ("1 when labels or confidences have surely and much changed", float(drift.drifted)),
-            "unknown_share": ("Share of recent queries that no stage knew a label for", drift.unknown),
-            "escalated_share": ("Share of recent queries that the transformer stage answered", drift.escalated),
+            "retrain_due": ("1 when retraining is due, else 0", float(status.due)),
+            "drift_detected": ("1 when labels or confidences have drifted, else 0", float(drift.drifted)),
+            "unknown_share": ("Share of recent queries that were answered unknown", drift.unknown),
+            "escalated_share": ("Share of recent queries that the transformer answered", drift.escalated),
         }
         for name, (meaning, value) in values.items():
             yield GaugeMetricFamily(f"moodfood_{name}", meaning, value=value)
-        index = GaugeMetricFamily("moodfood_drift_index", "Population stability index", labels=["of"])
+        index = GaugeMetricFamily(
+            "moodfood_drift_index",
+            "Population stability index of recent queries against those at promotion",
+            labels=["of"],
+        )
         index.add_metric(["labels"], drift.label_index)
         index.add_metric(["confidences"], drift.confidence_index)
         yield index
-        runs = CounterMetricFamily("moodfood_training_runs", "Training runs that ended", labels=["state"])
+        runs = CounterMetricFamily(
+            "moodfood_training_runs", "Training runs that have ended, by state", labels=["state"]
+        )
         states = [run.state for run in self._runs()]
         for state in _ENDED:
             name = pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()
@@ -59,9 +65,10 @@ class TrainerCollector(Collector):
 
 
 def serve_metrics(collector: Collector, host: str, port: int) -> Callable[[], None]:
-    """Serve metrics over HTTP from threads of their own and return what ends that; port 0 serves none.
+    """Serve the metrics over HTTP in separate threads, and return the function that stops the server.
 
-    A port that is taken is logged: a trainer without metrics is better than none.
+    Port 0 serves no metrics. A port that is already in use is only logged, because a trainer without metrics is better
+    than no trainer.
     """
     if port == 0:
         return lambda: None

@@ -1,4 +1,4 @@
-"""`moodfood.trainer.v1.SchedulerService`: checks a schedule and hands it to the scheduler."""
+"""`moodfood.trainer.v1.SchedulerService`: checks the requests and passes them to `schedule/scheduler.py`."""
 
 from typing import Any
 
@@ -12,13 +12,12 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SchedulerService"].full_name
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """Starts, stops and shows the schedule."""
+    """The calls of SchedulerService. The proto says what each call does."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
     async def StartSchedule(self, request: pb.StartScheduleRequest, context: Any) -> pb.StartScheduleResponse:
-        """Begin a schedule."""
         check_schedule(request.schedule)
         return pb.StartScheduleResponse(state=self._scheduler.start(request.schedule))
 

@@ -1,4 +1,4 @@
-"""The retraining status: how old the champion is, what came in since, whether a run is due, how far queries drifted."""
+"""Builds the answer of GetRetrainStatus: the champion, the feedback, whether retraining is due, and drift."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from services.trainer.schedule.due import DueCheck, count_days, judge
 
 
 def read_status(check: DueCheck) -> pb.GetRetrainStatusResponse:
-    """Return the status at this moment. Reads files; call it off the event loop."""
+    """Return the status at this moment. It reads files, so call it off the event loop."""
     facts = check.read_facts()
     verdict = judge(facts, check.rules)
     return pb.GetRetrainStatusResponse(

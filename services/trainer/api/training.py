@@ -1,4 +1,7 @@
-"""`moodfood.trainer.v1.TrainerService`: runs, versions and promotions here, labels in its base class."""
+"""`moodfood.trainer.v1.TrainerService`: the calls about runs, versions and promotions.
+
+The calls about labels are in its base class, LabellingServicer.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +28,16 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
 @dataclass(frozen=True)
 class Training:
-    """What carries out runs and changes the champion, and what is known of both."""
+    """The objects that the calls about runs, versions and promotions need.
+
+    Attributes:
+        runner: starts and follows training runs.
+        runs: reads the stored training runs.
+        registry: reads versions, the alias and the history.
+        champion: promotes and rolls back.
+        due: says whether retraining is due.
+
+    """
 
     runner: Runner
     runs: RunStore
@@ -35,7 +47,7 @@ class Training:
 
 
 class TrainerServicer(LabellingServicer):
-    """Translates in, calls one thing, translates out."""
+    """All calls of TrainerService. Each checks the request, calls one function, and translates the result."""
 
     def __init__(self, training: Training, labelling: Labelling) -> None:
         super().__init__(labelling)
@@ -113,7 +125,7 @@ class TrainerServicer(LabellingServicer):
         return pb.ListPromotionsResponse(entries=self._training.registry.history.entries()[::-1][:size])
 
     def _newest_run_id(self) -> str:
-        """Return the run that is going on, or else the newest. Raises TrainingRunNotFound."""
+        """Return the id of the run in progress or, if there is none, of the newest. Raises TrainingRunNotFound."""
         runs = self._training.runs
         newest = runs.running() or next(iter(runs.newest_first()), None)
         if newest is None:

@@ -1,4 +1,4 @@
-"""Versions of the registry as callers see them."""
+"""Translates the versions of the registry into the answer of ListModelVersions."""
 
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
@@ -8,7 +8,10 @@ from services.trainer.registry.registry import ModelRegistry
 
 
 def list_versions(registry: ModelRegistry) -> pb.ListModelVersionsResponse:
-    """Return every readable version, newest first, and the alias. Reads files; call it off the event loop."""
+    """Return every version that can be read, newest first, and the alias.
+
+    It reads files, so call it off the event loop.
+    """
     champion = registry.alias.read()
     versions = []
     for number in registry.versions.numbers():

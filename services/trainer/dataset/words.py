@@ -8,7 +8,7 @@ from services.language import text as query_text
 
 
 def digest_of_words(text: str) -> bytes:
-    """Return the SHA-256 of a normalised text's set of words: the same whatever their order."""
+    """Return the SHA-256 of the set of words of a normalised text. The order of the words makes no difference."""
     return hashlib.sha256(" ".join(sorted(set(text.split()))).encode()).digest()
 
 
@@ -28,6 +28,8 @@ def content_words(text: str) -> set[str]:
 def describe_problem(text: str) -> str:
     """Say why a text cannot be an example, or return the empty string when it can.
 
-    An example needs a word; a query does not, because a classifier may abstain from it.
+    An example needs at least one word. A query does not, because a classifier may abstain from it.
     """
-    return query_text.describe_problem(text) or ("" if query_text.normalise(text) else "has no word in it; send words")
+    if problem := query_text.describe_problem(text):
+        return problem
+    return "" if query_text.normalise(text) else "has no words; send a text with at least one word"

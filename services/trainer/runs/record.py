@@ -58,6 +58,11 @@ _ENDINGS = (
 )
 
 
+def operation_name(run_id: str) -> str:
+    """Return the name of a run's long-running operation."""
+    return f"operations/{run_id}"
+
+
 def begin_run(
     run_id: str, trigger: "pb.Trigger.ValueType", *, validate_only: bool = False, request_id: str = ""
 ) -> pb.TrainingRun:

@@ -5,7 +5,7 @@
       +---- whatever ends it early goes through one table: runs/record.py ----+
 
 Everything lives on the event loop. The state of a run is on disk before each stage begins. A lock keeps two trainers on
-one store from running two runs; each of them can watch, wait for and cancel the other's.
+one store from running two runs; each can watch, wait for and cancel the other's.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from services.trainer.runs.record import (
     begin_run,
     end_run,
     list_failed_rules,
+    operation_name,
     read_results,
     skip_run,
 )
@@ -46,11 +47,6 @@ OTHER_TRAINER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 
 _log = structlog.get_logger()
-
-
-def operation_name(run_id: str) -> str:
-    """Return the name of a run's long-running operation."""
-    return f"operations/{run_id}"
 
 
 class Runner:

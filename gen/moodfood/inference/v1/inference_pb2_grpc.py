@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers queries with the champion model and swaps models without losing a request.
+    """Answers queries with the champion model, and swaps models without losing a request.
 
-    Every call accepts at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field;
-    every error carries a google.rpc.ErrorInfo with domain "moodfood".
+    A request may have at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood".
     """
 
     def __init__(self, channel):
@@ -71,10 +71,10 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Answers queries with the champion model and swaps models without losing a request.
+    """Answers queries with the champion model, and swaps models without losing a request.
 
-    Every call accepts at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field;
-    every error carries a google.rpc.ErrorInfo with domain "moodfood".
+    A request may have at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood".
     """
 
     def Classify(self, request, context):
@@ -85,38 +85,40 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchClassify(self, request, context):
-        """Ranks the labels for up to 256 queries. Answers equal those of single calls. One bad text fails the whole call.
+        """Ranks the labels for up to 256 queries. The answers equal those of single calls. When one text is not valid, the
+        whole call fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Recommend(self, request, context):
-        """Ranks the labels for one query, then the dishes for those labels. Dietary restrictions are a hard filter.
+        """Ranks the labels for one query and then the dishes that fit these labels. A dish that breaks a dietary restriction
+        is never returned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReloadModel(self, request, context):
-        """Loads a version beside the serving one, verifies and warms it, then swaps. Idempotent.
+        """Loads a version beside the serving one, verifies it, warms it up, and then swaps. It is safe to repeat the call.
 
-        NOT_FOUND: no such version. FAILED_PRECONDITION: a check failed; ErrorInfo.metadata["check"] names it.
-        ABORTED: another reload is going on. After any error the version that was serving still serves.
+        NOT_FOUND: the version does not exist. FAILED_PRECONDITION: a check failed; ErrorInfo.metadata["check"] names it.
+        ABORTED: another reload is in progress. After any error, the version that was serving still serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelStatus(self, request, context):
-        """Says what is serving now.
+        """Returns what this replica serves now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetQueryLogStats(self, request, context):
-        """Says how much the query log holds and how its writer is doing.
+        """Returns how many queries were logged, and whether any were lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,10 +166,10 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers queries with the champion model and swaps models without losing a request.
+    """Answers queries with the champion model, and swaps models without losing a request.
 
-    Every call accepts at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field;
-    every error carries a google.rpc.ErrorInfo with domain "moodfood".
+    A request may have at most 4 MiB. Bad input is INVALID_ARGUMENT with a google.rpc.BadRequest that names the field.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood".
     """
 
     @staticmethod

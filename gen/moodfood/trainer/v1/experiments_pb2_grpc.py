@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class ExperimentServiceStub:
-    """Starts, watches and ends experiments; one at a time. An experiment survives restarts of every service, and ends by
-    itself when the challenger errs or is slow, or when the champion changes.
+    """Starts, shows and ends experiments. At most one experiment runs at a time. An experiment survives a restart of any
+    service. The trainer ends it by itself when the challenger fails too often, when it is too slow, or when the champion
+    changes.
     """
 
     def __init__(self, channel):
@@ -54,26 +55,29 @@ class ExperimentServiceStub:
 
 
 class ExperimentServiceServicer:
-    """Starts, watches and ends experiments; one at a time. An experiment survives restarts of every service, and ends by
-    itself when the challenger errs or is slow, or when the champion changes.
+    """Starts, shows and ends experiments. At most one experiment runs at a time. An experiment survives a restart of any
+    service. The trainer ends it by itself when the challenger fails too often, when it is too slow, or when the champion
+    changes.
     """
 
     def StartExperiment(self, request, context):
-        """Begins an experiment with a version that passed the gate. ABORTED while another goes on.
+        """Starts an experiment with a version that has passed the gate. ABORTED while another experiment is running.
+        FAILED_PRECONDITION when the gate or the rehearsal refused the version, or when there is no champion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetExperiment(self, request, context):
-        """Returns the experiment that goes on, or the last one, with what was seen so far.
+        """Returns the running experiment, or the last one when none is running, with its results so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopExperiment(self, request, context):
-        """Ends it with a verdict, and promotes the challenger if that was asked for and the verdict allows it.
+        """Ends the experiment and returns the verdict. Promotes the challenger when the request asks for it and every rule of
+        the verdict passes. FAILED_PRECONDITION when no experiment is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,8 +110,9 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExperimentService:
-    """Starts, watches and ends experiments; one at a time. An experiment survives restarts of every service, and ends by
-    itself when the challenger errs or is slow, or when the champion changes.
+    """Starts, shows and ends experiments. At most one experiment runs at a time. An experiment survives a restart of any
+    service. The trainer ends it by itself when the challenger fails too often, when it is too slow, or when the champion
+    changes.
     """
 
     @staticmethod

@@ -57,21 +57,21 @@ class SchedulerServiceServicer:
     """
 
     def StartSchedule(self, request, context):
-        """Begins a schedule, or replaces the one that runs. It survives restarts.
+        """Starts a schedule. It replaces a schedule that is already running, and it survives restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopSchedule(self, request, context):
-        """Ends the schedule. A run that is going on is not touched.
+        """Stops the schedule. A training run that is in progress continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Says what the schedule is and when it fires next.
+        """Returns the schedule and the time when it fires next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,9 +27,10 @@ if _version_not_supported:
 
 
 class TrainerServiceStub:
-    """Retrains the model in the background and decides what serves.
+    """Retrains the model in the background and decides which version serves.
 
-    Every error carries a google.rpc.ErrorInfo with domain "moodfood"; bad input also a google.rpc.BadRequest.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood". Bad input is INVALID_ARGUMENT with a
+    google.rpc.BadRequest that names the field.
     """
 
     def __init__(self, channel):
@@ -121,16 +122,17 @@ class TrainerServiceStub:
 
 
 class TrainerServiceServicer:
-    """Retrains the model in the background and decides what serves.
+    """Retrains the model in the background and decides which version serves.
 
-    Every error carries a google.rpc.ErrorInfo with domain "moodfood"; bad input also a google.rpc.BadRequest.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood". Bad input is INVALID_ARGUMENT with a
+    google.rpc.BadRequest that names the field.
     """
 
     def Retrain(self, request, context):
-        """Starts a training run and answers at once.
+        """Starts a training run and returns at once, while the run continues.
 
-        The operation's metadata is a TrainingRun, its response a RetrainResponse. ABORTED while a run is going;
-        ErrorInfo.metadata["operation"] names it.
+        The metadata of the operation is a TrainingRun and its response is a RetrainResponse. ABORTED while another run is
+        in progress; ErrorInfo.metadata["operation"] names that run.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
@@ -139,63 +141,65 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchTrainingRun(self, request, context):
-        """Streams the state of a run now and after every change, until it ends.
+        """Sends the state of a run now and after every change, until the run ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRetrainStatus(self, request, context):
-        """Says whether retraining is due and what is going on.
+        """Returns whether retraining is due, which run is in progress, and whether the queries have drifted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitFeedback(self, request, context):
-        """Records what a query means. It is learned by the next training run.
+        """Stores the right labels of a query. The next training run learns from them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportExamples(self, request_iterator, context):
-        """Records many labelled examples: all of them, or none when one is bad.
+        """Stores many labelled examples, at most 100,000 in one call. When one of them is not valid, none is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportExamples(self, request, context):
-        """Streams every example that people gave, oldest first, as a file that ImportExamples accepts.
+        """Sends every example that people gave, oldest first, as a file that ImportExamples accepts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReviewItems(self, request, context):
-        """Lists queries that a person should look at, most useful first; no query twice, none that was decided.
+        """Lists queries that a person should label, the most useful ones first. No text appears twice, and none that was
+        already decided.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveReviewItem(self, request, context):
-        """Decides a review item: its labels, or none of them, or that it is not worth deciding.
+        """Decides a review item: it has these labels, or no label fits, or the item is dismissed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUserData(self, request, context):
-        """Deletes what a person said: feedback, the queries it refers to, and snapshots that hold them.
+        """Deletes what one person said: the feedback, the queries that the feedback refers to, and the dataset snapshots that
+        contain these texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTrainingRuns(self, request, context):
-        """Lists training runs, newest first.
+        """Lists the training runs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,28 +220,28 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEvaluation(self, request, context):
-        """Returns how one version did on held-out examples and what the gate said.
+        """Returns the metrics of one version on the hold-out, and the decision of the gate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Makes a version the champion on every replica. FAILED_PRECONDITION if the gate refused it.
+        """Makes a version the champion on every replica. FAILED_PRECONDITION when the gate or the rehearsal refused it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackModel(self, request, context):
-        """Brings the former champion back on every replica.
+        """Makes the former champion the champion again, on every replica. FAILED_PRECONDITION when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPromotions(self, request, context):
-        """Lists promotions, rollbacks and refusals, newest first.
+        """Lists the promotions, rollbacks and refusals, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,9 +339,10 @@ def add_TrainerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
-    """Retrains the model in the background and decides what serves.
+    """Retrains the model in the background and decides which version serves.
 
-    Every error carries a google.rpc.ErrorInfo with domain "moodfood"; bad input also a google.rpc.BadRequest.
+    Every error carries a google.rpc.ErrorInfo with the domain "moodfood". Bad input is INVALID_ARGUMENT with a
+    google.rpc.BadRequest that names the field.
     """
 
     @staticmethod

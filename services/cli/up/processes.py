@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-from services.cli.screen import Screen
+from services.cli.up.screen import Screen
 
 # The trainer takes the longest to stop: 3 s for its run and 3 s for the calls in flight. Containers get 10 s.
 KILL_AFTER_SECONDS = 9.0

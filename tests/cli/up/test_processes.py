@@ -15,8 +15,8 @@ from tests.system import eventually
 
 SUPERVISOR = """
 import os, sys
-from services.cli.processes import Processes
-from services.cli.screen import Screen
+from services.cli.up.processes import Processes
+from services.cli.up.screen import Screen
 processes = Processes(Screen(), kill_after_seconds=float(sys.argv[1]))
 for number, program in enumerate(sys.argv[2:]):
     processes.start(f"child{number}", [sys.executable, "-u", "-c", program], os.environ)

@@ -15,8 +15,8 @@ from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
 from services.cli.output import enum_word
-from services.cli.screen import Screen
 from services.cli.settings import Settings
+from services.cli.up.screen import Screen
 
 CALL_SECONDS = 1.0
 POLL_SECONDS = 0.2

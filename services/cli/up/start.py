@@ -3,10 +3,10 @@
 import sys
 import threading
 
-from services.cli.processes import Processes
-from services.cli.readiness import announce
-from services.cli.screen import Screen
 from services.cli.settings import Settings
+from services.cli.up.processes import Processes
+from services.cli.up.readiness import announce
+from services.cli.up.screen import Screen
 from services.transport.settings import load_settings
 from services.transport.startup import listen
 

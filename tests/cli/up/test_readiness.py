@@ -18,9 +18,9 @@ from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.trainer.v1 import trainer_pb2 as pb
 from moodfood.trainer.v1 import trainer_pb2_grpc
 
-from services.cli.readiness import announce
-from services.cli.screen import Screen
 from services.cli.settings import Settings
+from services.cli.up.readiness import announce
+from services.cli.up.screen import Screen
 
 
 class Inference(inference_pb2_grpc.InferenceServiceServicer):

@@ -1,0 +1,1 @@
+"""`moodfood up`: the three services started, shown and stopped together."""
