@@ -111,7 +111,7 @@ async def test_version_that_answers_otherwise_than_recorded_is_refused(
 
 
 async def test_slow_version_is_refused(registry: ModelRegistry, small_data: Path) -> None:
-    manifest = burdened(registry, 2, side=1800)
+    manifest = burdened(registry, 2, side=2500)
     del manifest.answers[5:]
     rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_time"], failed(rules)
