@@ -46,28 +46,37 @@ class Erasure:
 
     def forget_person(self, user_id: str) -> Erased:
         """Delete what a person said. Raises StorageFailed: call it again."""
-        deleted = self._feedback.delete(lambda record: record.user_id == user_id)
-        asked = {record.query_id for record in deleted if record.query_id}
-        return self._forget(deleted, lambda query: query.query_id in asked, any_query=bool(asked))
+        said = [record for record in self._feedback.records() if record.user_id == user_id]
+        asked = {record.query_id for record in said if record.query_id}
+        doomed_query = (lambda query: query.query_id in asked) if asked else None
+        return self._forget(said, lambda record: record.user_id == user_id, doomed_query)
 
     def forget_older_than(self, days: int) -> Erased:
         """Delete what was said more than so many days ago. Raises StorageFailed: call it again."""
         oldest = datetime.now(UTC) - timedelta(days=days)
-        deleted = self._feedback.delete(lambda record: record.at.ToDatetime(UTC) < oldest)
-        erased = self._forget(deleted, lambda query: 0 < query.at < oldest.timestamp(), any_query=True)
+
+        def is_old(record: FeedbackRecord) -> bool:
+            return record.at.ToDatetime(UTC) < oldest
+
+        said = [record for record in self._feedback.records() if is_old(record)]
+        erased = self._forget(said, is_old, lambda query: 0 < query.at < oldest.timestamp())
         if any((erased.feedback, erased.queries, erased.snapshots)):
             _log.info("deleted what is older than it may be kept", days=days, feedback=erased.feedback)
         return erased
 
     def _forget(
-        self, deleted: Collection[FeedbackRecord], doomed: Callable[[AnsweredQuery], bool], *, any_query: bool
+        self,
+        said: Collection[FeedbackRecord],
+        doomed: Callable[[FeedbackRecord], bool],
+        doomed_query: Callable[[AnsweredQuery], bool] | None,
     ) -> Erased:
+        """Delete queries and snapshots first: a second call after a failure finds them only by the feedback."""
         with storage_errors("delete from the query log"):
-            queries = self._delete_queries(doomed) if any_query else 0
+            queries = self._delete_queries(doomed_query) if doomed_query else 0
         with storage_errors("delete snapshots"):
-            snapshots = self._delete_snapshots({record.text for record in deleted})
+            snapshots = self._delete_snapshots({record.text for record in said})
         self._history.forget()
-        return Erased(len(deleted), queries, snapshots)
+        return Erased(len(self._feedback.delete(doomed)), queries, snapshots)
 
     def _delete_queries(self, doomed: Callable[[AnsweredQuery], bool]) -> int:
         """Rewrite the query log and the files rotated away without some queries."""

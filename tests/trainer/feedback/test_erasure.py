@@ -96,6 +96,10 @@ def test_place_that_cannot_be_read_is_a_failure_that_can_be_tried_again(tmp_path
     feedback = FeedbackStore(tmp_path / "feedback.jsonl")
     feedback.add([Feedback("anna one", ("a",), "q1", "anna")])
     snapshots = tmp_path / "snapshots"
-    (snapshots / "no file.jsonl").mkdir(parents=True)
+    write_snapshot(split([Example("anna one", ("a",), FEEDBACK)], []), snapshots)
+    (snapshots / "no file.jsonl").mkdir()
+    erasure = Erasure(feedback, log, snapshots, QueryHistory(log))
     with pytest.raises(StorageFailed, match="cannot delete snapshots"):
-        Erasure(feedback, log, snapshots, QueryHistory(log)).forget_person("anna")
+        erasure.forget_person("anna")
+    (snapshots / "no file.jsonl").rmdir()
+    assert Erased(feedback=1, queries=0, snapshots=1) == erasure.forget_person("anna")
