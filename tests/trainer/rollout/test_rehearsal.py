@@ -130,8 +130,8 @@ async def test_huge_version_is_refused_and_takes_no_more_than_the_limit(
     [
         ("crash", "load", "rehearsal_loads", "crashed with status -6 while loading"),
         ("crash", "query", "rehearsal_answers", "crashed with status -6 while answering"),
-        ("hang", "load", "rehearsal_loads", "hangs while loading"),
-        ("hang", "query", "rehearsal_answers", "hangs while answering"),
+        ("hang", "load", "rehearsal_loads", "did not answer in time while loading"),
+        ("hang", "query", "rehearsal_answers", "did not answer in time while answering"),
     ],
 )
 async def test_version_that_crashes_or_hangs_the_server_is_refused_and_leaves_no_process(
