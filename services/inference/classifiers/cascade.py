@@ -134,4 +134,4 @@ def _decide(query: OpenQuery, stage: Stage, ranking: Ranking) -> Answer | OpenQu
 
 
 def _format_odds(margin: float) -> str:
-    return f"{math.exp(margin):,.0f}" if margin < 20 else "more than any number of"
+    return f"{math.exp(margin):,.0f}" if margin < 20 else "more than 100 million"

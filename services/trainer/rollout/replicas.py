@@ -156,6 +156,8 @@ async def _status(address: str) -> Replica | None:
 def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
     """Return the results after the replicas that took the new version were sent back to `version`."""
     return tuple(
-        replace(result, version=version, problem="swapped and was sent back") if result.done else result
+        replace(result, version=version, problem="swapped, then went back because another replica refused")
+        if result.done
+        else result
         for result in results
     )
