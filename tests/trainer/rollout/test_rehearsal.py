@@ -107,7 +107,7 @@ async def test_version_that_answers_otherwise_than_recorded_is_refused(
     manifest.answers[0].label = "something_else"
     rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_answers"]
-    assert failed(rules)["rehearsal_answers"].startswith(f"1 of {len(manifest.answers)} queries")
+    assert failed(rules)["rehearsal_answers"].startswith(f"1 of {len(manifest.answers)} answers differ")
 
 
 async def test_slow_version_is_refused(registry: ModelRegistry, small_data: Path) -> None:
