@@ -1,6 +1,6 @@
-"""What a request may hold: the limits, and the checks that refuse what is beyond them.
+"""The limits of a request, and the checks that refuse a request beyond them.
 
-Every check raises InvalidQuery, which names the field of the request and says what to send instead.
+Every check raises InvalidQuery, which names the field and says what to send instead.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def check_query(text: str, field: str = "text") -> None:
 
 
 def check_batch(texts: Sequence[str]) -> None:
-    """Refuse a batch that is empty or too large, or that has a text that cannot be a query."""
+    """Refuse a batch that is empty or too large, or that contains a text that cannot be a query."""
     if not 1 <= len(texts) <= MAX_BATCH_TEXTS:
         raise InvalidQuery("texts", f"has {len(texts)} entries; send 1 to {MAX_BATCH_TEXTS}")
     for index, text in enumerate(texts):
@@ -35,41 +35,41 @@ def check_batch(texts: Sequence[str]) -> None:
 
 
 def check_reload(request: pb.ReloadModelRequest) -> None:
-    """Refuse negative numbers and phases that do not exist."""
+    """Refuse a negative version or generation, and a phase that does not exist."""
     for field in ("version", "generation"):
         if getattr(request, field) < 0:
-            raise InvalidQuery(field, "is negative; versions and generations start at 1")
+            raise InvalidQuery(field, "is negative; send 1 or more, or 0 for the champion's")
     if request.phase not in pb.ReloadPhase.values():
-        raise InvalidQuery("phase", "is none of prepare and commit; leave it out for both")
+        raise InvalidQuery("phase", "is not valid; send prepare or commit, or leave it out to do both")
 
 
 def read_top_k(asked: int) -> int:
-    """Return how many labels to answer; 0 asks for the default."""
+    """Return how many labels to return, 1 to MAX_TOP_K; 0 becomes the default."""
     return _read_count(asked, DEFAULT_TOP_K, MAX_TOP_K, "top_k")
 
 
 def read_max_dishes(asked: int) -> int:
-    """Return how many dishes to answer; 0 asks for the default."""
+    """Return how many dishes to return, 1 to MAX_DISHES; 0 becomes the default."""
     return _read_count(asked, DEFAULT_DISHES, MAX_DISHES, "max_dishes")
 
 
 def read_caller_key(asked: str, context: grpc.aio.ServicerContext[object, object] | None) -> str:
-    """Return who asks: the key that was sent, else the host of the caller's address."""
+    """Return the key of the caller: the one in the request, or else the host of the caller's address."""
     if len(asked) > MAX_KEY_CHARS:
-        raise InvalidQuery("caller_key", f"is longer than {MAX_KEY_CHARS} characters")
+        raise InvalidQuery("caller_key", f"has {len(asked):,} characters; send at most {MAX_KEY_CHARS}")
     return asked or (context.peer().rpartition(":")[0] if context is not None else "")
 
 
 def read_context(context: pb.UserContext) -> dict[str, str]:
-    """Return the free-text fields of the user's context that are set."""
+    """Return the texts of the user context, from field name to text, without the empty ones."""
     said = {"time_of_day": context.time_of_day, "weather": context.weather, "mood": context.mood}
     for field, text in said.items():
         if len(text) > MAX_CONTEXT_CHARS:
-            raise InvalidQuery(f"context.{field}", f"is longer than {MAX_CONTEXT_CHARS} characters")
+            raise InvalidQuery(f"context.{field}", f"has {len(text):,} characters; send at most {MAX_CONTEXT_CHARS}")
     return {field: text for field, text in said.items() if text}
 
 
 def _read_count(asked: int, default: int, highest: int, field: str) -> int:
     if not 0 <= asked <= highest:
-        raise InvalidQuery(field, f"is {asked}; use 1 to {highest}, or 0 for {default}")
+        raise InvalidQuery(field, f"is {asked}; send 1 to {highest}, or 0 for {default}")
     return asked or default

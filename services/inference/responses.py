@@ -1,4 +1,4 @@
-"""Translates what the domain returns into messages of the proto."""
+"""Translates answers, reload results and statistics into messages of the proto."""
 
 from datetime import UTC, datetime
 
@@ -19,9 +19,9 @@ STAGES = {
 }
 
 _SUMMARIES = {
-    StageKind.LINEAR: "The linear stage answered {0!r}; these grams are what it added up.",
-    StageKind.TRANSFORMER: "The transformer stage answered {0!r}, weighing the whole sentence beside these grams.",
-    StageKind.KEYWORD: "The keyword stage answered {0!r}; these grams are what the linear stage saw in it.",
+    StageKind.LINEAR: "The linear stage answered {0!r}; it adds up the weights of these n-grams.",
+    StageKind.TRANSFORMER: "The transformer stage answered {0!r}; it uses the whole sentence as well as these n-grams.",
+    StageKind.KEYWORD: "The keyword stage answered {0!r}; these n-grams show how the linear stage would score it.",
 }
 
 
@@ -39,7 +39,7 @@ def to_classification(query: AnsweredQuery) -> pb.Classification:
 
 
 def to_explanation(explained: Explanation, answered_by: StageKind) -> pb.Explanation:
-    """Translate what spoke for the best label, and say which stage answered it."""
+    """Translate an explanation, and say in its summary which stage answered."""
     message = pb.Explanation(
         label=explained.label, intercept=explained.intercept, summary=_SUMMARIES[answered_by].format(explained.label)
     )
@@ -50,7 +50,7 @@ def to_explanation(explained: Explanation, answered_by: StageKind) -> pb.Explana
 
 
 def to_recommendation(ranked: RankedDish) -> pb.Recommendation:
-    """Translate one dish."""
+    """Translate one ranked dish."""
     dish = ranked.dish
     return pb.Recommendation(
         food_name=dish.name,
@@ -65,7 +65,7 @@ def to_recommendation(ranked: RankedDish) -> pb.Recommendation:
 
 
 def to_reload_response(result: ReloadResult) -> pb.ReloadModelResponse:
-    """Translate what a reload did."""
+    """Translate the result of a reload."""
     return pb.ReloadModelResponse(
         version=result.version,
         previous_version=result.previous_version,
@@ -76,7 +76,7 @@ def to_reload_response(result: ReloadResult) -> pb.ReloadModelResponse:
 
 
 def to_query_log_response(stats: QueryLogStats) -> pb.GetQueryLogStatsResponse:
-    """Translate the state of the query log."""
+    """Translate the statistics of the query log."""
     written_at = stats.last_written_at
     return pb.GetQueryLogStatsResponse(
         written=stats.written,
@@ -89,12 +89,12 @@ def to_query_log_response(stats: QueryLogStats) -> pb.GetQueryLogStatsResponse:
 
 
 def to_duration(seconds: float) -> duration_pb2.Duration:
-    """Translate a time span."""
+    """Translate a time span in seconds."""
     return duration_pb2.Duration(nanos=int(seconds % 1 * 1e9), seconds=int(seconds))
 
 
 def to_timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
-    """Translate a UTC moment."""
+    """Translate a time in UTC."""
     stamp = timestamp_pb2.Timestamp()
     stamp.FromDatetime(moment)
     return stamp

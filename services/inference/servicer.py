@@ -1,4 +1,4 @@
-"""The gRPC edge of the service: every method reads "check the request, call one thing, translate the result"."""
+"""`moodfood.inference.v1.InferenceService`: each call checks the request, calls one function, translates the result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """`moodfood.inference.v1.InferenceService`."""
+    """The calls of InferenceService. The proto says what each call does."""
 
     def __init__(
         self,
@@ -40,11 +40,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._answerer = Answerer(holder, experiments, query_log)
 
     async def close(self) -> None:
-        """Log what is still waiting to be logged."""
+        """Wait, at most one second, until the queries that are already answered are logged."""
         await self._answerer.close()
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
-        """Rank the labels for one query."""
         request_checks.check_query(request.text)
         (query,) = await self._answer([request.text], request, context)
         classification = responses.to_classification(query)
@@ -53,17 +52,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.ClassifyResponse(classification=classification)
 
     async def BatchClassify(self, request: pb.BatchClassifyRequest, context: Any) -> pb.BatchClassifyResponse:
-        """Rank the labels for several queries."""
         request_checks.check_batch(request.texts)
         queries = await self._answer(list(request.texts), request, context)
         return pb.BatchClassifyResponse(classifications=[responses.to_classification(query) for query in queries])
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:
-        """Rank the labels, then the dishes."""
         request_checks.check_query(request.text)
         max_dishes = request_checks.read_max_dishes(request.max_dishes)
         user_context = request_checks.read_context(request.context)
-        # Known before the query is answered and logged, so that a bad restriction leaves no trace.
+        # Checked before the query is answered, so that a request with an unknown diet is not logged.
         diets = self._recommender.catalogue.resolve_diets(request.context.dietary_restrictions)
         (query,) = await self._answer([request.text], request, context)
         dishes = self._recommender.recommend(request.text, query.answer.intents, user_context, diets, max_dishes)
@@ -73,14 +70,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def ReloadModel(self, request: pb.ReloadModelRequest, context: Any) -> pb.ReloadModelResponse:
-        """Swap to a version, or say why not."""
         request_checks.check_reload(request)
         preparing = request.phase == pb.RELOAD_PHASE_PREPARE
         reload = self._holder.prepare if preparing else self._holder.reload
         return responses.to_reload_response(await reload(request.version, request.generation))
 
     async def GetModelStatus(self, request: pb.GetModelStatusRequest, context: Any) -> pb.GetModelStatusResponse:
-        """Say what is serving."""
         servable, alias, experiment = self._holder.current, self._registry.champion(), self._experiments.current
         return pb.GetModelStatusResponse(
             model=self._model,
@@ -98,7 +93,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:
-        """Say how the query log is doing."""
         return responses.to_query_log_response(self._query_log.stats())
 
     async def _answer(

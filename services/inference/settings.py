@@ -1,4 +1,4 @@
-"""What the environment may set for the inference service."""
+"""The settings of the inference service, read from the environment."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from services.transport.settings import SharedSettings
 
 
 class Settings(SharedSettings):
-    """Read from MOODFOOD_* variables: the shared ones, and where and how much of the queries is logged."""
+    """The shared settings, how long a former version stays in memory, and where and how much is logged.
+
+    Every field is read from the variable MOODFOOD_<FIELD>. Sizes are in bytes and times in seconds.
+    """
 
     logs_dir: Path | None = None
     keep_warm_seconds: float = Field(default=600.0, ge=0)
@@ -17,5 +20,5 @@ class Settings(SharedSettings):
 
     @property
     def query_log_path(self) -> Path:
-        """Where queries are logged."""
+        """Path of the current file of the query log."""
         return (self.logs_dir or self.data_dir / "logs") / "query_logs.jsonl"

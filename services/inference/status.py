@@ -1,4 +1,4 @@
-"""Which gRPC status each exception of the service becomes."""
+"""The table from each exception of the inference service to its gRPC status and error reason."""
 
 from grpc import StatusCode
 

@@ -1,6 +1,6 @@
-"""Answers queries by asking the stages of a cascade in turn.
+"""Answers queries by asking the stages of a cascade one after the other.
 
-A stage answers a query, or passes when its classifier abstains or falls below the stage's thresholds; then the next
+A stage passes when its classifier abstains, or when the best label is below a threshold of the stage. Then the next
 stage is asked. A query that no stage has answered yet is open. When every stage has passed, the answer is `unknown`.
 """
 
@@ -17,7 +17,7 @@ NOT_ASKED = Ranking(())
 
 
 class StageKind(Enum):
-    """Which step of the cascade; the value is the name in the query log."""
+    """The kinds of stages. The value is the name in the query log."""
 
     LINEAR = LINEAR_STAGE
     TRANSFORMER = TRANSFORMER_STAGE
@@ -25,21 +25,26 @@ class StageKind(Enum):
 
 
 class Classifier(Protocol):
-    """Ranks labels for queries; one ranking for each, in order."""
+    """Ranks the labels for queries."""
 
     def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
-        """Return rankings of at most top_k labels; `earlier` are those of the stage before, empty for the first."""
+        """Return one ranking of at most top_k labels for each query, in order.
+
+        `earlier` has the rankings of the same queries by the stage before. For the first stage they are empty.
+        """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A classifier and the thresholds below which its stage passes.
+    """A classifier, and the thresholds below which its stage passes.
 
     Attributes:
-        min_confidence: of the best label.
-        min_margin: of its score above the next, see Ranking.margin.
-        min_score: of the best label, see Ranking.score.
-        takes_milliseconds: whether to ask it off the event loop.
+        kind: which stage it is.
+        classifier: ranks the labels.
+        min_confidence: smallest confidence of the best label, in [0, 1].
+        min_margin: smallest margin, which is the log-odds of the best label against the second; see Ranking.margin.
+        min_score: smallest calibrated score of the best label; see Ranking.score.
+        takes_milliseconds: whether it is so slow that it must be asked off the event loop.
 
     """
 
@@ -53,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class PassedStage:
-    """A stage that was asked and did not answer, and why."""
+    """A stage that was asked and did not answer, and the reason in words for an operator."""
 
     kind: StageKind
     reason: str
@@ -61,7 +66,7 @@ class PassedStage:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one query: labels, best first, the stage that answered, and the stages that passed before it."""
+    """The answer to one query: the labels, best first, the stage that answered, and the stages that passed before."""
 
     intents: tuple[Intent, ...]
     kind: StageKind
@@ -70,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class OpenQuery:
-    """A query that no stage has answered yet, the stages that passed, and the ranking of the last of them."""
+    """A query that no stage has answered yet, the stages that passed, and the ranking of the last one."""
 
     text: str
     passed: tuple[PassedStage, ...] = ()
@@ -78,12 +83,12 @@ class OpenQuery:
 
 
 def answer(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:
-    """Return one answer for each query, in order, each of at most top_k labels."""
+    """Return one answer of at most top_k labels for each query, in order."""
     return answer_unknown(ask_stages([OpenQuery(text) for text in texts], stages, top_k))
 
 
 def ask_stages(queries: Sequence[Answer | OpenQuery], stages: Sequence[Stage], top_k: int) -> list[Answer | OpenQuery]:
-    """Ask the stages in turn about the queries that are still open, until none is."""
+    """Ask the stages one after the other about the open queries. Returns one entry for each query, in order."""
     asked = list(queries)
     for stage in stages:
         open_queries = [query for query in asked if isinstance(query, OpenQuery)]
@@ -96,7 +101,7 @@ def ask_stages(queries: Sequence[Answer | OpenQuery], stages: Sequence[Stage], t
 
 
 def answer_unknown(queries: Sequence[Answer | OpenQuery]) -> list[Answer]:
-    """Answer what every stage has passed: the label is `unknown`."""
+    """Give the answer `unknown` to the queries that are still open."""
     return [
         query if isinstance(query, Answer) else Answer((Intent(UNKNOWN_LABEL, 0.0),), StageKind.KEYWORD, query.passed)
         for query in queries
@@ -104,7 +109,7 @@ def answer_unknown(queries: Sequence[Answer | OpenQuery]) -> list[Answer]:
 
 
 def reason_to_pass(ranking: Ranking, stage: Stage) -> str:
-    """Say why a stage's ranking is no answer, or return the empty string when it is one."""
+    """Say why a stage passes with this ranking; empty when it answers."""
     if not ranking.intents:
         return ranking.abstained_because
     best = ranking.intents[0]
@@ -116,7 +121,7 @@ def reason_to_pass(ranking: Ranking, stage: Stage) -> str:
     if ranking.score < stage.min_score:
         return (
             f"best is {best.label} with a score of {ranking.score:.2f}, below {stage.min_score:.2f}: "
-            "the query is little like what was learned"
+            "the query is unlike the training examples"
         )
     return ""
 
@@ -129,4 +134,4 @@ def _decide(query: OpenQuery, stage: Stage, ranking: Ranking) -> Answer | OpenQu
 
 
 def _format_odds(margin: float) -> str:
-    return f"{math.exp(margin):,.0f}" if margin < 20 else "more than any number of"
+    return f"{math.exp(margin):,.0f}" if margin < 20 else "more than 100 million"

@@ -1,7 +1,7 @@
-"""Says which words and n-grams spoke for a label, by the weights of the linear stage.
+"""Explains an answer with the weights of the linear stage: which words and n-grams speak for a label.
 
-The trainer ships nodes and outputs that, appended to the linear graph, give what each gram adds to each label's score.
-The session over both is made when the first explanation is asked for: until then it costs nothing.
+A version has a second file with further nodes and outputs for the linear graph. They compute what each n-gram adds to
+the score of each label. This larger graph is opened at the first explanation, so it costs nothing before.
 """
 
 import threading
@@ -19,7 +19,10 @@ MAX_GRAMS = 20
 
 @dataclass(frozen=True)
 class GramWeight:
-    """What a gram adds to a label's score beyond the mean over all labels. `characters`: it is no whole word."""
+    """What an n-gram adds to the score of a label, minus the mean over all labels.
+
+    `characters` is true for a character n-gram and false for a word n-gram.
+    """
 
     gram: str
     characters: bool
@@ -28,7 +31,7 @@ class GramWeight:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What spoke for a label and against it, strongest first; `intercept` is what it starts from."""
+    """The n-grams of a label, largest absolute weight first, and its score before any n-gram is added."""
 
     label: str
     grams: tuple[GramWeight, ...]
@@ -36,7 +39,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explains the answers of one version. Safe to share between threads."""
+    """Explains the answers of one version. Threads may share it."""
 
     def __init__(
         self, graph: bytes, outputs: bytes, input_name: str, scores_name: str, labels: tuple[str, ...]
@@ -48,7 +51,7 @@ class Explainer:
         self._opening = threading.Lock()
 
     def explain(self, query: str, label: str) -> Explanation | None:
-        """Explain a label, or return None for one that the model does not have."""
+        """Return the explanation of a label for a query, with at most MAX_GRAMS n-grams; None for an unknown label."""
         if label not in self._labels:
             return None
         column = self._labels.index(label)
@@ -73,7 +76,15 @@ class Explainer:
 
 
 def _weights(grams: np.ndarray, contributions: np.ndarray, column: int, *, characters: bool) -> list[GramWeight]:
-    """Return the grams that count, each once, however often it occurs."""
+    """Return the n-grams with a weight. An n-gram that occurs several times is returned once, with the sum.
+
+    Args:
+        grams: the n-grams, [n].
+        contributions: what each adds to the score of each label, [n, n_labels].
+        column: the label to explain.
+        characters: whether these are character n-grams.
+
+    """
     weights: dict[str, float] = {}
     for gram, row in zip(grams, contributions, strict=True):
         if row.any():

@@ -1,7 +1,7 @@
-"""The keyword classifier: words of the query matched against descriptors, by their stems.
+"""The keyword classifier: it matches the word stems of a query against the descriptors of the taxonomy.
 
-A descriptor counts the more words it has and the fewer labels share it. It needs no training, so it answers while no
-model is loaded, and it invents no confidence.
+A descriptor counts more when it has more words and when fewer labels share it. The classifier needs no training, so it
+answers while no model is loaded. It has no probabilities, so its confidence is 0.
 """
 
 from collections import defaultdict
@@ -25,12 +25,12 @@ def _stem(word: str) -> str:
 
 
 def stems(text: str) -> tuple[str, ...]:
-    """Return the stems of a text's words, in order."""
+    """Return the English stem of each word of a text, in order."""
     return tuple(_stem(word) for word in normalise(text).split())
 
 
 class KeywordClassifier:
-    """Ranks labels by the descriptors found in a query. Safe to share between threads."""
+    """Ranks labels by the descriptors that a query contains. Threads may share it."""
 
     def __init__(self, entries: Iterable[LabelEntry]) -> None:
         self._labels_of: Mapping[tuple[str, ...], tuple[str, ...]] = _index(entries)

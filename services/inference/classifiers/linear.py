@@ -12,7 +12,7 @@ NO_WORDS = "the query has no words"
 
 
 class LinearClassifier:
-    """Ranks the labels of one loaded model. Safe to share between threads."""
+    """Ranks the labels with the linear graph of one version. Threads may share it."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class LinearClassifier:
         self._labels = labels
 
     def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
-        """Return one ranking for each query, of at most top_k labels; a query without words is abstained from."""
+        """Return one ranking of at most top_k labels for each query. It abstains from a query without words."""
         return [self._rank(normalise(query), top_k) for query in queries]
 
     def _rank(self, text: str, top_k: int) -> Ranking:

@@ -1,4 +1,4 @@
-"""The values that classifiers answer with."""
+"""The values that classifiers return: intents and rankings."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Intent:
-    """A label and its probability in [0, 1]; the keyword stage knows no probability and says 0."""
+    """A label and its probability, in [0, 1]. The keyword stage has no probabilities, so it gives 0."""
 
     label: str
     confidence: float
@@ -16,10 +16,12 @@ class Intent:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one classifier says of one query: labels, best first, or none and the reason for abstaining.
+    """The answer of one classifier to one query.
 
     Attributes:
-        scores: of every label in the model's order, float32 [n_labels], for a later stage; None if there are none.
+        intents: the labels, best first; empty when the classifier abstains.
+        abstained_because: why it abstains; empty when it answers.
+        scores: calibrated scores, float32 [n_labels], in the order of the manifest's labels; None without a model.
 
     """
 
@@ -29,12 +31,12 @@ class Ranking:
 
     @property
     def score(self) -> float:
-        """The best score: low for a query unlike all that was learned."""
+        """The best calibrated score; infinity without scores. It is low for a query unlike the training examples."""
         return float(self.scores.max()) if self.scores is not None else math.inf
 
     @property
     def margin(self) -> float:
-        """By how much the best score exceeds the next: the logarithm of the odds of the two labels."""
+        """The best score minus the second: the log-odds of the best label against the second."""
         if self.scores is None or len(self.scores) < 2:
             return math.inf
         next_best, best = np.partition(self.scores, -2)[-2:]
@@ -42,6 +44,6 @@ class Ranking:
 
 
 def pick_best_intents(probabilities: np.ndarray, labels: tuple[str, ...], top_k: int) -> tuple[Intent, ...]:
-    """Return the best labels of float32 [n_labels], best first."""
+    """Return the top_k best labels, best first. `probabilities` is float32 [n_labels], in the order of `labels`."""
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(Intent(labels[index], float(probabilities[index])) for index in best)

@@ -1,4 +1,4 @@
-"""The labels with their descriptors and dishes, as data/taxonomy describes them."""
+"""Reads the taxonomy file: the labels with their descriptors and dishes."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from services.inference.errors import BrokenData
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """One label: descriptors feed the keyword stage, dishes the recommendations."""
+    """One label. The keyword stage uses its descriptors, and the recommender its dishes."""
 
     label: str
     category: str
@@ -20,7 +20,7 @@ class LabelEntry:
 
     @property
     def plain_name(self) -> str:
-        """The label without its category, in words: "temperature_warm" is "warm"."""
+        """The label without its category, in words: "temperature_warm" becomes "warm"."""
         return self.label.removeprefix(f"{self.category}_").replace("_", " ")
 
 
@@ -29,9 +29,9 @@ class Taxonomy:
     """All labels.
 
     Attributes:
-        entries: label name -> entry, in file order.
-        label_when_unknown: whose dishes to offer when no label was found.
-        context_categories: field of the user context -> categories its words are looked up in.
+        entries: from the name of a label to its entry, in the order of the file.
+        label_when_unknown: the label whose dishes are offered when no label was found.
+        context_categories: from a field of the user context to the categories of labels that it is matched against.
 
     """
 
@@ -40,7 +40,7 @@ class Taxonomy:
     context_categories: Mapping[str, tuple[str, ...]]
 
     def in_categories(self, categories: tuple[str, ...]) -> tuple[LabelEntry, ...]:
-        """Return the entries of some categories."""
+        """Return the entries of the labels in these categories."""
         return tuple(entry for entry in self.entries.values() if entry.category in categories)
 
 
@@ -48,10 +48,10 @@ NO_TAXONOMY = Taxonomy({}, "", {})
 
 
 def load_taxonomy(path: Path | None) -> Taxonomy:
-    """Read a taxonomy file; a data folder may do without one, and None gives a taxonomy without labels.
+    """Return the taxonomy in a file; None gives a taxonomy without labels.
 
     Raises:
-        BrokenData: the file is missing or not a taxonomy.
+        BrokenData: the file is missing or is not a taxonomy.
 
     """
     if path is None:

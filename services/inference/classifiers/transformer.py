@@ -1,4 +1,4 @@
-"""The transformer classifier: a sentence encoder and a head trained on its embeddings and the linear stage's scores."""
+"""The transformer classifier: a sentence encoder, and a head on its embeddings and the scores of the linear stage."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ NO_SCORES = "the linear stage has no scores for the query"
 
 
 class TransformerClassifier:
-    """Ranks the labels of one loaded model. Safe to share between threads."""
+    """Ranks the labels with the head of one version. Threads may share it."""
 
     def __init__(
         self,
@@ -29,10 +29,10 @@ class TransformerClassifier:
         self._labels = labels
 
     def rank(self, queries: Sequence[str], top_k: int, earlier: Sequence[Ranking]) -> list[Ranking]:
-        """Return one ranking for each query, of at most top_k labels.
+        """Return one ranking of at most top_k labels for each query. It abstains where `earlier` has no scores.
 
-        Each query is encoded by itself: padded to one length, texts would get slightly different embeddings, and a
-        batch must answer exactly as single queries do.
+        Each query is encoded by itself. Padding texts to one length changes their embeddings a little, and a batch must
+        give exactly the answers of single queries.
         """
         return [
             self._rank(query, ranking.scores, top_k) if ranking.scores is not None else Ranking((), NO_SCORES)

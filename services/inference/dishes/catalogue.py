@@ -1,4 +1,4 @@
-"""The dishes and the diets they satisfy, as data/catalogue describes them."""
+"""Reads the catalogue file: the dishes and the diets that they satisfy."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from services.inference.errors import BrokenData, InvalidQuery
 
 @dataclass(frozen=True)
 class Dish:
-    """One dish. `diets` names every diet the dish satisfies."""
+    """One dish. `diets` has every diet that the dish satisfies."""
 
     name: str
     region: str
@@ -22,23 +22,23 @@ class Dish:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All dishes by name, and every diet the catalogue makes a statement about."""
+    """All dishes by name, and every diet that a caller may ask for."""
 
     dishes: Mapping[str, Dish]
     diets: tuple[str, ...]
 
     def resolve_diets(self, restrictions: Sequence[str]) -> frozenset[str]:
-        """Return the catalogue's names for a caller's restrictions ("Nut-free" is nut_free).
+        """Return the names of the diets for a caller's dietary restrictions: "Nut-free" becomes "nut_free".
 
         Raises:
-            InvalidQuery: a restriction the catalogue knows nothing about; ignoring it could do harm.
+            InvalidQuery: the catalogue does not know a restriction. To ignore it could harm the caller.
 
         """
         names = [restriction.strip().lower().replace("-", "_").replace(" ", "_") for restriction in restrictions]
         for index, name in enumerate(names):
             if name not in self.diets:
                 known = f"use one of {', '.join(self.diets)}" if self.diets else "this service knows none"
-                raise InvalidQuery(f"context.dietary_restrictions[{index}]", f"is no known diet; {known}")
+                raise InvalidQuery(f"context.dietary_restrictions[{index}]", f"is not a known diet; {known}")
         return frozenset(names)
 
 
@@ -46,10 +46,10 @@ NO_CATALOGUE = Catalogue({}, ())
 
 
 def load_catalogue(path: Path | None) -> Catalogue:
-    """Read a catalogue file; a data folder of another domain has none, and None gives a catalogue without dishes.
+    """Return the catalogue in a file; None gives a catalogue without dishes.
 
     Raises:
-        BrokenData: the file is missing, not a catalogue, or gives a dish a diet that it does not list.
+        BrokenData: the file is missing or is not a catalogue, or a dish has a diet that the file does not list.
 
     """
     if path is None:
@@ -62,7 +62,7 @@ def load_catalogue(path: Path | None) -> Catalogue:
         raise BrokenData(f"cannot read the catalogue {path}: {error!r}") from error
     for dish in dishes:
         if not dish.diets <= set(diets):
-            raise BrokenData(f"{path}: {dish.name} claims diets that the file does not list")
+            raise BrokenData(f"{path}: {dish.name} has diets that are not in the list of diets; add them to the list")
     return Catalogue({dish.name: dish for dish in dishes}, diets)
 
 

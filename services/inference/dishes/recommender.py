@@ -1,4 +1,4 @@
-"""Ranks dishes for ranked labels. Dietary restrictions filter first, so nothing later can let a dish back in."""
+"""Ranks dishes for ranked labels. The dietary restrictions filter the dishes before anything else happens."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ TAG_WEIGHT = 0.15
 
 @dataclass(frozen=True)
 class RankedDish:
-    """A dish, its score in [0, 1] relative to the others of the answer, and a sentence that says why."""
+    """A dish, its score in (0, 1] relative to the best dish of the answer, and a sentence that says why."""
 
     dish: Dish
     score: float
@@ -23,7 +23,7 @@ class RankedDish:
 
 
 class Recommender:
-    """Knows the dishes of the taxonomy's labels and the catalogue. Safe to share between threads."""
+    """Recommends dishes with a taxonomy and a catalogue. Threads may share it."""
 
     def __init__(self, taxonomy: Taxonomy, catalogue: Catalogue) -> None:
         self._taxonomy = taxonomy
@@ -45,9 +45,9 @@ class Recommender:
         required_diets: frozenset[str],
         max_dishes: int,
     ) -> list[RankedDish]:
-        """Return at most max_dishes dishes, best first; every one satisfies every required diet.
+        """Return at most max_dishes dishes, best first. Each of them satisfies all the required diets.
 
-        Without a taxonomy or a catalogue there are none.
+        Without a taxonomy or a catalogue, the list is empty.
         """
         weights = self._label_weights(intents, context)
         words = frozenset(stems(query))

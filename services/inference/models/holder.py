@@ -1,9 +1,9 @@
-"""Holds the one reference to the serving servable and swaps it.
+"""Holds the servable that serves, and swaps it for another one.
 
-Readers take `current` once per request and need no lock: assignment of a reference is atomic, a request is answered
-wholly by the servable it took, and the last request to drop an old servable frees it. At most one version is loaded
-at a time. The version that was prepared and the one that served before wait on a shelf, so that a commit and a
-rollback are one assignment.
+A request reads `current` once and needs no lock, because assigning a reference is atomic. It is answered by this
+servable from start to end, also when a swap happens meanwhile. An old servable is freed when the last request that uses
+it ends. At most one version is loaded at a time. The version that was prepared last and the one that served before stay
+in memory, so that a commit or a rollback is only one assignment.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ReloadResult:
-    """What a reload did; `prepared` when it kept the version aside instead of serving it."""
+    """The result of a reload. `prepared` is true when the version was only loaded and does not serve yet."""
 
     version: int
     previous_version: int
@@ -39,14 +39,14 @@ class ReloadResult:
 
 @dataclass(frozen=True)
 class _Target:
-    """The version to load, and the generation of the champion alias to follow with it."""
+    """The version to load, and the generation of the champion alias that the replica then has followed."""
 
     version: int
     generation: int
 
 
 class ModelHolder:
-    """Owner of the serving servable. Lives on the event loop; loading runs in a thread."""
+    """The servable that serves, and the ways to swap it. Use it on the event loop; it loads versions in a thread."""
 
     def __init__(self, registry: RegistryReader, loader: Loader, keep_warm_seconds: float) -> None:
         self._registry = registry
@@ -58,7 +58,10 @@ class ModelHolder:
         self.last_error = ""
 
     async def prepare(self, version: int, generation: int) -> ReloadResult:
-        """Load a version and keep it aside; 0 means the champion. Raises as `reload` does."""
+        """Load a version and keep it in memory for KEEP_PREPARED_SECONDS, without serving it.
+
+        The arguments and the exceptions are those of `reload`.
+        """
         with self._load_alone(), self._remember_error():
             before, target, began = self.current, self._resolve(version, generation), time.perf_counter()
             serving = before.version == target.version
@@ -68,11 +71,17 @@ class ModelHolder:
         return ReloadResult(target.version, before.version, serving, time.perf_counter() - began, prepared=True)
 
     async def reload(self, version: int, generation: int) -> ReloadResult:
-        """Swap to a version; 0 means the champion. Generation 0 means the alias's present one.
+        """Swap to a version.
+
+        Args:
+            version: the version to serve; 0 means the champion.
+            generation: the generation of the champion alias; 0 means the present one.
 
         Raises:
-            ReloadInProgress, NothingLoaded, ModelVersionNotFound, ModelRejected, StaleGeneration: `current` is
-            untouched.
+            ReloadInProgress: another reload is in progress.
+            NothingLoaded: the champion was asked for and there is none.
+            ModelVersionNotFound, ModelRejected: the version cannot be loaded.
+            StaleGeneration: the replica has followed a higher generation. `current` does not change on any error.
 
         """
         with self._load_alone(), self._remember_error():
@@ -85,14 +94,14 @@ class ModelHolder:
         return ReloadResult(target.version, before.version, serving, time.perf_counter() - began)
 
     async def load_challenger(self, version: int) -> Servable:
-        """Return a version without serving it, for an experiment that holds it. Raises as `reload` does."""
+        """Return a version for an experiment, without serving it to everybody. Raises what `reload` raises."""
         if version == self.current.version:
             return self.current
         with self._load_alone():
             return await self._get_or_load(_Target(version, self.current.generation))
 
     async def converge(self) -> None:
-        """Follow the champion alias once, if it names a newer generation than the one followed."""
+        """Swap to the champion if the alias has a higher generation than the one followed. A failure is only logged."""
         self.warm.clear_expired()
         alias = self._registry.champion()
         if alias is None or self._loading or alias.generation <= self.current.generation:

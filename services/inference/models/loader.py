@@ -1,4 +1,7 @@
-"""Builds a servable beside the serving one: verify, open, warm up. Any failed check raises ModelRejected."""
+"""Loads a version into a servable: verifies its files, opens its graphs, and warms them up with the probes.
+
+A check that fails raises ModelRejected, which names the check.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,7 +25,7 @@ from services.language.session import open_session
 from services.language.text import NORMALIZER, UNICODE_VERSION
 
 PROBE_TOLERANCE = 1e-4
-# Processors round an encoder's 8-bit products differently.
+# Processors round the 8-bit products of an encoder differently, so the head's probabilities differ a little.
 HEAD_PROBE_TOLERANCE = 0.05
 NO_ENCODER = "no encoder is installed"
 
@@ -30,7 +33,7 @@ _log = structlog.get_logger()
 
 
 class Loader:
-    """Turns versions of the registry into servables."""
+    """Loads versions of the registry. It has no state of its own, so threads may share it."""
 
     def __init__(
         self, registry: RegistryReader, keyword_stage: Stage, taxonomy_labels: int, encoder: Encoder | None
@@ -41,15 +44,15 @@ class Loader:
         self._encoder = encoder
 
     def without_model(self) -> Servable:
-        """Return the servable that answers by keywords until a first model is there."""
+        """Return the servable without a model, which answers with the keyword stage only."""
         return Servable(0, 0, (self._keyword_stage,), self._taxonomy_labels, 0.0, None)
 
     def load(self, version: int, generation: int) -> Servable:
-        """Read, verify and warm one version. Takes tens of milliseconds; call it off the event loop.
+        """Read, verify and warm up one version. It takes tens of milliseconds, so call it off the event loop.
 
         Raises:
-            ModelVersionNotFound: no such version.
-            ModelRejected: a check failed; its name is in the error.
+            ModelVersionNotFound: the registry has no such version.
+            ModelRejected: a check failed.
 
         """
         manifest, files = self._registry.read(version)
@@ -81,7 +84,7 @@ class Loader:
         if self._encoder is None:
             return NO_ENCODER
         if self._encoder.name != manifest.head.encoder:
-            return f"the version needs the encoder {manifest.head.encoder!r}, {self._encoder.name!r} is installed"
+            return f"the version needs the encoder {manifest.head.encoder!r}, but {self._encoder.name!r} is installed"
         return ""
 
     def _model_stages(
@@ -110,27 +113,29 @@ class Loader:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Refuse a manifest that this service cannot serve by."""
+    """Refuse a manifest that this service cannot serve. Raises ModelRejected."""
     if manifest.normalizer != NORMALIZER:
         raise ModelRejected(
-            manifest.version, "normalizer", f"it needs {manifest.normalizer!r}, this service has {NORMALIZER!r}"
+            manifest.version, "normalizer", f"it needs {manifest.normalizer!r}, but this service has {NORMALIZER!r}"
         )
     if manifest.unicode_version not in {"", UNICODE_VERSION}:
-        # A few rare characters may be normalised otherwise than in training; the probes still have to come out alike.
+        # A few rare characters may be normalised differently than in training. The probes still check the answers.
         _log.warning(
-            "the version was trained with other Unicode data",
+            "the version was trained with another version of the Unicode data",
             version=manifest.version,
             trained_with=manifest.unicode_version,
             serving_with=UNICODE_VERSION,
         )
     if len(set(manifest.labels)) != len(manifest.labels) or len(manifest.labels) < 2:
-        raise ModelRejected(manifest.version, "labels", "the manifest's labels are fewer than two or repeated")
+        raise ModelRejected(
+            manifest.version, "labels", "the manifest has fewer than two labels, or names a label twice"
+        )
     if not manifest.probes:
-        raise ModelRejected(manifest.version, "probe", "the manifest records no probe")
+        raise ModelRejected(manifest.version, "probe", "the manifest has no probes")
 
 
 def open_linear(manifest: Manifest, graph: bytes) -> LinearClassifier:
-    """Open the linear graph and compare signature and labels with the manifest."""
+    """Open the linear graph, and check its signature and its labels against the manifest. Raises ModelRejected."""
     session = open_verified(manifest, graph, manifest.input, (manifest.output, manifest.scores))
     return LinearClassifier(
         session, manifest.input.name, manifest.output.name, manifest.scores.name, tuple(manifest.labels)
@@ -138,17 +143,26 @@ def open_linear(manifest: Manifest, graph: bytes) -> LinearClassifier:
 
 
 def open_transformer(manifest: Manifest, head: Head, graph: bytes, encoder: Encoder) -> TransformerClassifier:
-    """Open the head's graph and compare signature and labels with the manifest, and its input with the encoder."""
+    """Open the head's graph, and check it against the manifest and the encoder. Raises ModelRejected."""
     session = open_verified(manifest, graph, head.input, (head.output,))
     if head.input.columns != encoder.columns + len(manifest.labels):
-        raise ModelRejected(manifest.version, "signature", f"its head takes {head.input.columns} columns")
+        raise ModelRejected(
+            manifest.version,
+            "signature",
+            f"its head takes {head.input.columns} columns, not {encoder.columns} + {len(manifest.labels)}",
+        )
     return TransformerClassifier(encoder, session, head.input.name, head.output.name, tuple(manifest.labels))
 
 
 def open_verified(
     manifest: Manifest, graph: bytes, wanted_input: Tensor, wanted_outputs: Iterable[Tensor]
 ) -> onnxruntime.InferenceSession:
-    """Open a graph of the version and compare its signature and its labels with the manifest."""
+    """Open a graph of the version, and check its signature and its labels against the manifest.
+
+    Raises:
+        ModelRejected: the graph cannot be opened or differs from the manifest.
+
+    """
     try:
         session = open_session(graph)
     except Exception as error:
@@ -164,12 +178,12 @@ def open_verified(
         if wanted.columns != len(manifest.labels):
             raise ModelRejected(manifest.version, "labels", f"output {wanted.name!r} has {wanted.columns} columns")
     if read_labels(session) != list(manifest.labels):
-        raise ModelRejected(manifest.version, "labels", "the graph's labels are not the manifest's")
+        raise ModelRejected(manifest.version, "labels", "the labels of the graph differ from those of the manifest")
     return session
 
 
 def read_labels(session: onnxruntime.InferenceSession) -> list[str]:
-    """Return the labels that the trainer wrote into the graph's metadata; empty if there are none."""
+    """Return the labels in the metadata of a graph, in the order of its columns; empty if there are none."""
     try:
         labels = json.loads(session.get_modelmeta().custom_metadata_map.get(LABELS_METADATA, "[]"))
     except ValueError:
@@ -184,13 +198,28 @@ def check_probes(
     earlier: Sequence[Ranking] | None,
     tolerance: float,
 ) -> list[Ranking]:
-    """Warm a classifier up on recorded probes, compare with the answers recorded at export, and return them."""
+    """Answer the probes, which warms the classifier up, and compare with the answers recorded at export.
+
+    Args:
+        version: the version that the classifier belongs to.
+        probes: queries with their recorded answers.
+        classifier: the classifier to check.
+        earlier: rankings of the same probes by the stage before; None for the first stage.
+        tolerance: largest allowed difference of a probability.
+
+    Returns:
+        One ranking for each probe.
+
+    Raises:
+        ModelRejected: an answer differs, or the classifier fails.
+
+    """
     try:
         rankings = classifier.rank([probe.text for probe in probes], 1, earlier or [])
     except Exception as error:
-        raise ModelRejected(version, "probe", "the graph fails on a probe query") from error
+        raise ModelRejected(version, "probe", "the graph fails on a probe") from error
     for probe, ranking in zip(probes, rankings, strict=True):
         best = ranking.intents[0] if ranking.intents else None
         if best is None or best.label != probe.label or abs(best.confidence - probe.confidence) > tolerance:
-            raise ModelRejected(version, "probe", f"{probe.text!r} is not answered as it was at export")
+            raise ModelRejected(version, "probe", f"the answer to {probe.text!r} differs from the one at export")
     return rankings

@@ -1,4 +1,4 @@
-"""Reads the model registry's files: the champion alias and a version's manifest and graphs. Never writes."""
+"""Reads the files of the model registry: the alias, the experiment, and the files of a version. It never writes."""
 
 import contextlib
 import hashlib
@@ -27,14 +27,17 @@ from services.language.names import (
 
 
 class RegistryReader:
-    """The folder models/<model>. Holds no state, so it is safe to share."""
+    """Reads the folder models/<model>. It has no state, so threads may share it."""
 
     def __init__(self, models_dir: Path, model: str) -> None:
         self._folder = models_dir / model
         self._model = model
 
     def champion(self) -> ChampionAlias | None:
-        """Return the alias; what the history says last when its file is damaged; None while there is none."""
+        """Return the champion alias; None while there is none.
+
+        When its file is damaged, the last change in the history says which version is the champion.
+        """
         try:
             text = (self._folder / ALIAS_FILE).read_text(encoding="utf-8")
             return json_format.Parse(text, ChampionAlias(), ignore_unknown_fields=True)
@@ -67,8 +70,8 @@ class RegistryReader:
         """Return a version's manifest and its files, each checked against the manifest.
 
         Raises:
-            ModelVersionNotFound: no such folder.
-            ModelRejected: unreadable manifest, wrong identity, missing file, wrong size or checksum.
+            ModelVersionNotFound: the version has no folder.
+            ModelRejected: the manifest cannot be read or belongs to another version, or a file is missing or damaged.
 
         """
         folder = self._folder / str(version)
@@ -79,7 +82,7 @@ class RegistryReader:
         needed = [LINEAR_FILE, EXPLANATION_FILE, *([HEAD_FILE] if manifest.HasField("head") else [])]
         for name in needed:
             if name not in contents:
-                raise ModelRejected(version, "manifest", f"it does not list {name}")
+                raise ModelRejected(version, "manifest", f"it does not list the file {name}")
         return manifest, contents
 
     def _read_manifest(self, folder: Path, version: int) -> Manifest:
@@ -90,20 +93,22 @@ class RegistryReader:
             raise ModelRejected(version, "manifest", f"{MANIFEST_FILE} cannot be read") from error
         if manifest.version != version or manifest.model != self._model:
             raise ModelRejected(
-                version, "identity", f"the manifest is of {manifest.model!r} version {manifest.version}"
+                version, "identity", f"the manifest belongs to version {manifest.version} of {manifest.model!r}"
             )
         return manifest
 
     def _read_checked(self, folder: Path, version: int, listed: FileChecksum) -> bytes:
         path = listed.path
         if Path(path).name != path:
-            raise ModelRejected(version, "manifest", f"{path!r} is not a file of the version's folder")
+            raise ModelRejected(version, "manifest", f"{path!r} is not a file in the folder of the version")
         try:
             content = (folder / path).read_bytes()
         except OSError as error:
             raise ModelRejected(version, "files", f"{path} cannot be read") from error
         if len(content) != listed.size_bytes:
-            raise ModelRejected(version, "size", f"{path} has {len(content)} bytes, not those of the manifest")
+            raise ModelRejected(
+                version, "size", f"{path} has {len(content)} bytes, not {listed.size_bytes} as in the manifest"
+            )
         if hashlib.sha256(content).hexdigest() != listed.sha256:
-            raise ModelRejected(version, "checksum", f"the SHA-256 of {path} is not the manifest's")
+            raise ModelRejected(version, "checksum", f"the SHA-256 of {path} differs from the manifest")
         return content

@@ -1,4 +1,4 @@
-"""A loaded version, ready to answer. Frozen: a reload makes a new one and never touches the old."""
+"""A version in memory, ready to answer. It is frozen: a reload makes a new one and never changes the old one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,14 +12,14 @@ class Servable:
     """One version in memory.
 
     Attributes:
-        version: its number; 0 for the servable without a model, which only has the keyword stage.
-        generation: generation of the champion alias it was loaded under.
-        stages: the cascade, first stage first.
-        label_count: how many labels it can answer.
-        min_confidence: abstain threshold of its last model stage.
-        explainer: says why it answers as it does; None for the one without a model.
-        transformer_missing: why the version's transformer stage is not among the stages; empty when nothing is missing.
-        loaded_at: when it was swapped in, UTC; None for the one without a model.
+        version: number of the version; 0 for the servable without a model, which has only the keyword stage.
+        generation: generation of the champion alias that it was loaded for.
+        stages: the stages of the cascade, in the order in which they are asked.
+        label_count: number of labels.
+        min_confidence: abstain threshold of the last model stage, in [0, 1].
+        explainer: explains its answers; None without a model.
+        transformer_missing: why the transformer stage of the version cannot serve; empty when nothing is missing.
+        loaded_at: when it began to serve, in UTC; None without a model.
 
     """
 

@@ -1,8 +1,8 @@
-"""Answers queries with the champion, or with the challenger of an experiment, and has every answer logged.
+"""Answers queries with the champion, or with the challenger of an experiment, and logs every answer.
 
-While an experiment goes on, both of its arms answer the callers that take part. The caller gets one answer. The other,
-the shadow answer, is made afterwards and off the event loop, and is only logged beside the first. A challenger that
-fails costs nobody an answer: the champion answers, and the log says so.
+In an experiment, both arms answer the queries of the callers that take part. The caller gets one of the two answers.
+The other one, the shadow answer, is computed afterwards in a thread and only goes to the log. When the challenger fails
+in a canary experiment, the champion answers instead, and the log records the failure.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from services.inference.queries.query_log import QueryLog
 from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer, render_query_record
 from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
-# Calls whose shadow answers wait to be made; the queries of further calls are logged without one.
+# The largest number of calls that wait for their shadow answers. Further calls are logged without shadow answers.
 MAX_WAITING = 256
 
 _log = structlog.get_logger()
@@ -29,12 +29,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Roles:
-    """Who answers a caller.
+    """Which version answers a caller, and which one gives the shadow answer.
 
     Attributes:
-        arm: the answerer's in the experiment; empty when the caller takes no part in one.
-        shadow: who is asked afterwards for the log; None when nobody is.
-        failure: what the challenger failed with, when the champion answers in its place.
+        answerer: the version that answers the caller.
+        arm: the arm of the experiment that the answerer is; empty when the caller takes part in none.
+        experiment: the experiment; None when the caller takes part in none.
+        shadow: the version that gives the shadow answer; None when there is none.
+        failure: name of the challenger's exception, when the champion answers in its place; else empty.
 
     """
 
@@ -46,7 +48,7 @@ class _Roles:
 
 
 class Answerer:
-    """Answers queries. Lives on the event loop."""
+    """Answers and logs queries. Use it on the event loop."""
 
     def __init__(self, holder: ModelHolder, experiments: ExperimentFollower, query_log: QueryLog) -> None:
         self._holder = holder
@@ -55,7 +57,7 @@ class Answerer:
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def answer(self, texts: Sequence[str], top_k: int, caller_key: str) -> list[AnsweredQuery]:
-        """Answer the queries of one call, all by the same version."""
+        """Return one answer of at most top_k labels for each text, in order, all by the same version."""
         roles, began = self._assign_roles(caller_key), time.perf_counter()
         try:
             answers = await answer_live(texts, roles.answerer.stages, top_k)
@@ -75,7 +77,7 @@ class Answerer:
         return queries
 
     async def close(self) -> None:
-        """Log what is waiting for its shadow answer."""
+        """Wait, at most one second, until the calls that wait for shadow answers are logged."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=1.0)
 
@@ -124,10 +126,10 @@ class Answerer:
 
 
 async def answer_live(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:
-    """Answer as `cascade.answer` does, without holding up the event loop.
+    """Return the answers that `cascade.answer` returns, without blocking the event loop.
 
-    A single query is asked here as far as the stages are quick. A batch, and the stages that take milliseconds, run in
-    a thread, where they delay nobody else's query.
+    The fast stages answer a single query on the event loop. A batch and the slow stages run in a thread, where they do
+    not delay other queries.
     """
     quick = _count_quick(stages) if len(texts) == 1 else 0
     queries = ask_stages([OpenQuery(text) for text in texts], stages[:quick], top_k)

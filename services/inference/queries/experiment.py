@@ -1,6 +1,6 @@
-"""The experiment that this replica takes part in, as the registry's experiment file says.
+"""Follows the experiment file of the registry: which experiment this replica takes part in.
 
-A challenger that cannot be loaded leaves the replica out of the experiment; it tries again at the next look.
+When the challenger cannot be loaded, the replica does not take part, and tries again at the next check of the file.
 """
 
 import hashlib
@@ -24,9 +24,11 @@ class Experiment:
     """An experiment with its challenger in memory.
 
     Attributes:
-        share: of the callers that take part, in (0, 1].
-        canary: whether the challenger's answers go to those callers; else to the log only.
-        champion_version: the experiment is between this version and the challenger, and no other.
+        experiment_id: identifies the experiment.
+        challenger: the challenger in memory.
+        champion_version: the champion when the experiment started. With another champion there is no experiment.
+        share: share of the callers that take part, in (0, 1].
+        canary: whether the challenger answers these callers; if not, its answers go to the log only.
 
     """
 
@@ -37,13 +39,13 @@ class Experiment:
     canary: bool
 
     def includes(self, caller_key: str) -> bool:
-        """Say whether a caller takes part: the same answer for the same key throughout the experiment."""
+        """Say whether a caller takes part. During one experiment, the same key always gets the same answer."""
         digest = hashlib.sha256(f"{self.experiment_id}/{caller_key}".encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.share * HASH_VALUES
 
 
 class ExperimentFollower:
-    """Owner of the one experiment; readers take `current` once per request. Lives on the event loop."""
+    """Keeps the experiment of this replica. A request reads `current` once. Use it on the event loop."""
 
     def __init__(self, registry: RegistryReader, holder: ModelHolder) -> None:
         self._registry = registry
@@ -52,12 +54,12 @@ class ExperimentFollower:
 
     @property
     def current(self) -> Experiment | None:
-        """The experiment, as long as the champion it is about serves."""
+        """The experiment while its champion serves; None otherwise."""
         followed = self._followed
         return followed if followed and followed.champion_version == self._holder.current.version else None
 
     async def converge(self) -> None:
-        """Begin, go on with, or end the experiment as the file says."""
+        """Read the file once, and start, keep or end the experiment accordingly."""
         wanted = self._registry.experiment()
         if wanted is None or not wanted.running:
             self._followed = None

@@ -1,8 +1,8 @@
 """Appends query records to data/logs/query_logs.jsonl, off the request path.
 
-Records wait in a bounded queue; when the disk cannot keep up the newest are dropped and counted. A thread writes each
-record as one whole line with one write to a file opened for appending, so replicas can share it. The file is rotated
-by size under a lock; a replica that sees that the path names another file opens that one.
+Records wait in a queue of limited length. When the disk is too slow, the newest records are dropped and counted. A
+thread writes each record as one line with one write to a file opened for appending, so replicas can share the file. A
+file that is too large is rotated under a lock. When the path names another file, a replica opens that one.
 """
 
 import os
@@ -26,7 +26,7 @@ Render = Callable[[], str]
 
 @dataclass(frozen=True)
 class QueryLogStats:
-    """Counts since start, and the state of the files."""
+    """Numbers of records since the start, and the state of the files; sizes in bytes, time in seconds since 1970."""
 
     written: int
     dropped: int
@@ -37,7 +37,7 @@ class QueryLogStats:
 
 
 class QueryLog:
-    """A bounded queue and the thread that empties it. `add` may be called from any thread and never blocks."""
+    """A queue of records and the thread that writes them. Any thread may call `add`, which never blocks."""
 
     def __init__(self, path: Path, max_bytes: int, keep_files: int) -> None:
         self._path = path
@@ -50,24 +50,24 @@ class QueryLog:
         self._thread = threading.Thread(target=self._write_until_closed, name="query-log", daemon=True)
 
     def start(self) -> None:
-        """Start writing."""
+        """Start the thread that writes."""
         self._thread.start()
 
     def add(self, render: Render) -> None:
-        """Queue one record; `render` is called in the writing thread and returns one line without its end."""
+        """Put one record into the queue. The writing thread calls `render`, which returns one line without line end."""
         try:
             self._queue.put_nowait(render)
         except queue.Full:
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what is queued and stop; waits at most two seconds."""
+        """Write the records in the queue and stop the thread. It waits at most two seconds."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join(timeout=2.0)
 
     def stats(self) -> QueryLogStats:
-        """Return counts and file sizes."""
+        """Return the present statistics."""
         try:
             state = self._path.stat()
             size, last_written_at = state.st_size, state.st_mtime
@@ -117,7 +117,7 @@ class QueryLog:
         self._dropped += len(batch) - done
 
     def _open_current(self) -> int:
-        """Return a descriptor of the file that the path names now; another replica may have rotated it away."""
+        """Return a descriptor of the file that the path names now, because another replica may have rotated it."""
         if self._descriptor is not None and not self._is_current(self._descriptor):
             self._close_file()
         if self._descriptor is None:

@@ -12,7 +12,10 @@ from services.inference.models.servable import Servable
 
 @dataclass(frozen=True)
 class AnsweredQuery:
-    """A query with its answer, the servable that gave it, and the seconds it took; `at` is in seconds since 1970."""
+    """A query with its answer, the servable that answered, and the time it took.
+
+    `at` is when it was answered, in seconds since 1970. `seconds` is without the network.
+    """
 
     query_id: str
     text: str
@@ -24,12 +27,16 @@ class AnsweredQuery:
 
 @dataclass(frozen=True)
 class ShadowAnswer:
-    """What the arm of an experiment that the caller did not hear said of the same query.
+    """The shadow answer: what the arm that did not answer the caller would have said.
 
     Attributes:
-        arm: the arm that answered the caller, champion or challenger.
-        version: the one that was asked for the log only; label, confidence and seconds are of its answer.
-        error: why it has no answer; empty when it has one.
+        experiment_id: the experiment.
+        arm: the arm that did answer the caller, champion or challenger.
+        version: the version that gave the shadow answer.
+        label: its best label; empty when it failed.
+        confidence: its confidence in that label, in [0, 1].
+        seconds: the time that it took.
+        error: name of the exception that it failed with; empty when it answered.
 
     """
 
@@ -43,7 +50,7 @@ class ShadowAnswer:
 
 
 def render_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
-    """Return the record as JSON without a line end."""
+    """Return the record of a query, with its shadow answer if there is one, as one line of JSON without line end."""
     record = QueryRecord(
         event="query",
         query_id=answered.query_id,

@@ -1,7 +1,8 @@
-"""Deletes what people said: all that one person said, or all that is older than it may be kept.
+"""Deletes what people said: everything that one person said, or everything older than the retention time.
 
-A statement leaves the feedback, the query it refers to leaves the query log, and snapshots that hold its text are
-removed, so no later run learns from it. What models have learned already goes with the next run.
+The feedback record is emptied. The query that it refers to is deleted from the query log, and the dataset snapshots
+that contain its text are deleted. So no later run learns from it. A model that has already learned from it serves until
+the next run replaces it.
 """
 
 import json
@@ -20,7 +21,7 @@ from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, par
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.storage import locked, read_lines, replace_file, storage_errors
 
-# Inference opens the log anew within its batch of a tenth of a second; lines it still wrote to the old file are moved.
+# Inference reopens the log within 0.1 seconds. Lines that it still writes to the old file are copied to the new one.
 WRITERS_SECONDS = 0.5
 
 _log = structlog.get_logger()
@@ -28,7 +29,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Erased:
-    """How much was deleted."""
+    """Numbers of deleted feedback records, queries and snapshots."""
 
     feedback: int
     queries: int
@@ -36,7 +37,7 @@ class Erased:
 
 
 class Erasure:
-    """Deletes from every place that keeps what people said. Takes up to a second; call it off the event loop."""
+    """Deletes from feedback, query log and snapshots. It takes up to a second, so call it off the event loop."""
 
     def __init__(self, feedback: FeedbackStore, query_log: Path, snapshots: Path, history: QueryHistory) -> None:
         self._feedback = feedback
@@ -52,7 +53,7 @@ class Erasure:
         return self._forget(said, lambda record: record.user_id == user_id, doomed_query)
 
     def forget_older_than(self, days: int) -> Erased:
-        """Delete what was said more than so many days ago. Raises StorageFailed: call it again."""
+        """Delete what is older than so many days. Raises StorageFailed when only a part was deleted; call it again."""
         oldest = datetime.now(UTC) - timedelta(days=days)
 
         def is_old(record: FeedbackRecord) -> bool:
@@ -79,7 +80,7 @@ class Erasure:
         return Erased(len(self._feedback.delete(doomed)), queries, snapshots)
 
     def _delete_queries(self, doomed: Callable[[AnsweredQuery], bool]) -> int:
-        """Rewrite the query log and the files rotated away without some queries."""
+        """Delete queries from the query log and from its rotated files. Returns how many."""
         if not self._query_log.parent.is_dir():
             return 0
         count = 0
@@ -90,14 +91,14 @@ class Erasure:
         return count
 
     def _delete_snapshots(self, texts: Collection[str]) -> int:
-        doomed = [path for path in self._snapshots.glob("*.jsonl") if texts and _holds(path, texts)]
+        doomed = [path for path in self._snapshots.glob("*.jsonl") if texts and _contains_text(path, texts)]
         for path in doomed:
             path.unlink(missing_ok=True)
         return len(doomed)
 
 
 def _rewrite(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_written: bool) -> int:
-    """Replace a log by one without some queries and return how many they were."""
+    """Replace a log file by one without the doomed queries. Returns how many there were."""
     with path.open("rb") as file:
         lines = file.readlines()
         kept = [line for line in lines if (query := parse_query(line)) is None or not doomed(query)]
@@ -115,8 +116,8 @@ def _rewrite(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_writt
     return len(lines) - len(kept)
 
 
-def _holds(path: Path, texts: Collection[str]) -> bool:
-    """Say whether a snapshot holds one of some texts as said by people."""
+def _contains_text(path: Path, texts: Collection[str]) -> bool:
+    """Say whether a snapshot contains one of these texts as feedback from people."""
     for line in read_lines(path):
         try:
             row = json.loads(line)

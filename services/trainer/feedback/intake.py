@@ -1,4 +1,4 @@
-"""Takes in what people say a query means: checks it, finds the text of a corrected answer, stores it."""
+"""Takes in feedback: checks it, looks up the text of the corrected answer, and stores it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -21,7 +21,7 @@ LOG_DELAY_SECONDS = 0.1
 
 
 class Intake:
-    """Stores feedback. Files are read and written in threads, one at a time."""
+    """Checks and stores feedback. Use it on the event loop; it reads and writes files in threads, one at a time."""
 
     def __init__(self, store: FeedbackStore, history: QueryHistory, queue: ReviewQueue, labels: Sequence[str]) -> None:
         self._store = store
@@ -31,16 +31,25 @@ class Intake:
         self._one_at_a_time = asyncio.Lock()
 
     async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
-        """Store one statement and return its id; a request id that is known stores nothing.
+        """Store the labels of one query and return the id of the feedback.
+
+        With a request id that was used before, nothing is stored and the id of the first call is returned.
+
+        Args:
+            query_id: the answer to correct; empty when `text` is given.
+            text: the query; empty when `query_id` is given.
+            labels: the right labels.
+            user_id: who says so; may be empty.
+            request_id: the caller's key; may be empty.
 
         Raises:
-            InvalidRequest: names the field.
-            UnknownQuery: the query log does not hold the id.
-            StorageFailed: it was not stored.
+            InvalidRequest: a field is not valid.
+            UnknownQuery: the query log has no query with this id.
+            StorageFailed: the feedback was not stored.
 
         """
         if bool(query_id) == bool(text):
-            raise InvalidRequest("text" if text else "query_id", "send either query_id or text, not both or none")
+            raise InvalidRequest("text" if text else "query_id", "send exactly one of query_id and text")
         self._check_labels(labels)
         said = await self._text_of(query_id) if query_id else text
         if problem := describe_problem(said):
@@ -51,11 +60,14 @@ class Intake:
         return feedback_id
 
     async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[BadLine]]:
-        """Store every example, or none when one is bad; return how many were stored and the first bad ones.
+        """Store every example, or none when one of them is not valid.
+
+        Returns:
+            The number of stored examples, and the first MAX_ERRORS that are not valid.
 
         Raises:
-            InvalidRequest: more examples than one import may have.
-            StorageFailed: none was stored.
+            InvalidRequest: there are more than MAX_IMPORTED examples.
+            StorageFailed: no example was stored.
 
         """
         rows: list[tuple[int, Example]] = []
@@ -74,12 +86,12 @@ class Intake:
     async def resolve(
         self, item: str, labels: Sequence[str], *, out_of_scope: bool, dismiss: bool, user_id: str
     ) -> str:
-        """Decide a review item; return the id of the statement that was stored, empty for a dismissed item.
+        """Decide a review item and return the id of the stored feedback; empty when the item was dismissed.
 
         Raises:
-            InvalidRequest: names the field.
-            ReviewItemNotFound: it does not wait.
-            StorageFailed: it still waits.
+            InvalidRequest: a field is not valid.
+            ReviewItemNotFound: there is no such item, or it was already decided.
+            StorageFailed: the item is still open.
 
         """
         if [bool(labels), out_of_scope, dismiss].count(True) != 1:
@@ -101,7 +113,7 @@ class Intake:
         accepted: list[Feedback] = []
         errors: list[BadLine] = []
         for row in rows:
-            error = row if isinstance(row, BadLine) else self._problem(*row)
+            error = row if isinstance(row, BadLine) else self._find_problem(*row)
             if error is not None:
                 errors.append(error)
             elif not isinstance(row, BadLine):
@@ -112,7 +124,7 @@ class Intake:
             await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
 
-    def _problem(self, line: int, example: Example) -> BadLine | None:
+    def _find_problem(self, line: int, example: Example) -> BadLine | None:
         if problem := describe_problem(example.text):
             return BadLine(line, "text", problem)
         try:
@@ -126,12 +138,17 @@ class Intake:
             raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
         for index, label in enumerate(labels):
             if label not in self._labels:
-                raise InvalidRequest(f"labels[{index}]", f"{label[:80]!r} is no label of the taxonomy")
+                raise InvalidRequest(f"labels[{index}]", f"{label[:80]!r} is not a known label; check its spelling")
         if len(set(labels)) != len(labels):
-            raise InvalidRequest("labels", "names a label twice")
+            raise InvalidRequest("labels", "has a label twice; send each label once")
 
     async def _text_of(self, query_id: str) -> str:
-        """Look the id up, for a moment longer than inference takes to write its log."""
+        """Return the text of a query. It retries for longer than inference needs to write its log.
+
+        Raises:
+            UnknownQuery: the query log has no query with this id.
+
+        """
         for attempt in range(LOG_DELAY_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(LOG_DELAY_SECONDS)
@@ -144,4 +161,4 @@ class Intake:
 
 def _check_count(count: int) -> None:
     if count > MAX_IMPORTED:
-        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")
+        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; send them in several imports")

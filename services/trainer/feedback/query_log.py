@@ -1,6 +1,6 @@
-"""What was asked lately and how it was answered, read from the query log that inference writes.
+"""Reads the query log that inference writes: recent queries and their answers.
 
-Each call reads only what was appended since the call before.
+Every call reads only the lines that were added since the call before.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from typing import Any
 
 MAX_QUERIES = 200_000
 MAX_RECENT = 20_000
-# More than this of the log holds more than MAX_QUERIES, and takes seconds to read.
+# This much of the log contains more than MAX_QUERIES queries. Reading more would take seconds.
 LOOK_BACK_BYTES = 96 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowAnswer:
-    """What a challenger would have said."""
+    """The shadow answer: what the arm that did not answer the caller would have said. `micros` is its time."""
 
     version: int
     label: str
@@ -32,7 +32,11 @@ class ShadowAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuery:
-    """One line of the query log; `at` is in seconds since the epoch, `second` the confidence of the second label."""
+    """One line of the query log.
+
+    `at` is in seconds since 1970, `second` is the confidence of the second label, `micros` is the time of the answer in
+    microseconds.
+    """
 
     query_id: str
     text: str
@@ -49,7 +53,7 @@ class AnsweredQuery:
 
 
 class QueryHistory:
-    """Texts of the newest MAX_QUERIES queries and answers of the newest MAX_RECENT. Safe to share between threads."""
+    """The texts of the newest MAX_QUERIES queries, and the answers of the newest MAX_RECENT. Threads may share it."""
 
     def __init__(self, query_log: Path) -> None:
         self._query_log = query_log
@@ -60,20 +64,20 @@ class QueryHistory:
         self._reading = threading.Lock()
 
     def text_of(self, query_id: str) -> str | None:
-        """Return the text of a query, or None if the log does not hold it (yet)."""
+        """Return the text of a query; None when it is not in the log, or not yet."""
         with self._reading:
             if query_id not in self._texts:
                 self._read_on()
             return self._texts.get(query_id)
 
     def recent(self) -> list[AnsweredQuery]:
-        """Return the newest answers, oldest first."""
+        """Return the newest MAX_RECENT queries with their answers, oldest first."""
         with self._reading:
             self._read_on()
             return list(self._recent.values())
 
     def forget(self) -> None:
-        """Read everything anew next time, because lines were taken out."""
+        """Forget what was read, so that the next call reads all files again. Call it when lines were deleted."""
         with self._reading:
             self._texts.clear()
             self._recent.clear()
@@ -115,13 +119,13 @@ class QueryHistory:
 
 
 def rotated_files(query_log: Path) -> Iterator[Path]:
-    """Yield the files rotated away, oldest first: the rest of the one read before may be among them."""
+    """Yield the rotated files of a query log, oldest first."""
     rotated = query_log.parent.glob(f"{query_log.name}.[0-9]*")
     yield from sorted(rotated, key=lambda path: int(path.suffix[1:]), reverse=True)
 
 
 def _choose_newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
-    """Return the newest files that have room for so many bytes, the last one in part, oldest first."""
+    """Return the newest files, oldest first, that together have at least `room` bytes."""
     chosen: list[Path] = []
     for path in reversed(list(oldest_first)):
         if room <= 0:
@@ -133,7 +137,7 @@ def _choose_newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
 
 
 def parse_query(line: bytes) -> AnsweredQuery | None:
-    """Return the query of a line; None if it is none or cannot be read."""
+    """Return the query in a line of the log; None when the line has no query or cannot be read."""
     try:
         record = json.loads(line)
         if record["event"] != "query":
@@ -143,7 +147,7 @@ def parse_query(line: bytes) -> AnsweredQuery | None:
         return AnsweredQuery(
             query_id=str(record["query_id"]),
             text=str(record["text"]),
-            at=_seconds(record.get("at", "")),
+            at=_read_seconds(record.get("at", "")),
             label=str(labels[0].get("label", "")),
             confidence=float(labels[0].get("confidence", 0)),
             second=float(labels[1].get("confidence", 0)) if len(labels) > 1 else 0.0,
@@ -152,13 +156,13 @@ def parse_query(line: bytes) -> AnsweredQuery | None:
             micros=int(record.get("latency_micros", 0)),
             experiment_id=str(record.get("experiment_id", "")),
             arm=str(record.get("arm", "")),
-            shadow=_shadow(shadow) if shadow else None,
+            shadow=_read_shadow(shadow) if shadow else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _shadow(shadow: dict[str, Any]) -> ShadowAnswer:
+def _read_shadow(shadow: dict[str, Any]) -> ShadowAnswer:
     return ShadowAnswer(
         int(shadow.get("model_version", 0)),
         str(shadow.get("label", "")),
@@ -168,5 +172,5 @@ def _shadow(shadow: dict[str, Any]) -> ShadowAnswer:
     )
 
 
-def _seconds(at: str) -> float:
+def _read_seconds(at: str) -> float:
     return datetime.fromisoformat(at).astimezone(UTC).timestamp() if at else 0.0

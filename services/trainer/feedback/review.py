@@ -1,9 +1,9 @@
-"""The review queue: which queries a person should look at, and what was decided about them.
+"""The review queue: which queries a person should look at, and which of them were decided.
 
-Candidates are queries from the query log and examples that a training run suspects. The most useful one is one that the
-model is unsure of and that is unlike those before it. So items are taken one by one, each time the one with the highest
-score times its distance from the most similar item taken before (maximal marginal relevance, Carbonell and Goldstein,
-SIGIR 1998).
+The candidates are queries from the query log and examples whose labels a training run doubts. A useful item is one that
+the model is unsure of and that differs from the items before it. So the items are chosen one by one: the next item has
+the highest product of its score and its distance from the most similar chosen item (maximal marginal relevance,
+Carbonell and Goldstein, SIGIR 1998).
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.storage import append_lines, read_messages, replace_file, to_json
 
-# Below this confidence, or nearer than this to the second label, an answer was not sure.
+# An answer is unsure below this confidence, or when the second label is closer than this margin of confidence.
 UNSURE_CONFIDENCE = 0.5
 UNSURE_MARGIN = 0.2
-# From this share of content words on that the champion has never seen, a query is unfamiliar.
+# A query is unfamiliar when at least this share of its content words is in no example that the champion learned.
 UNFAMILIAR_WORDS = 0.5
-# Diversity compares every item with those taken; more candidates than this are cut to the best first.
+# Every candidate is compared with every chosen item, so only this many candidates with the highest scores take part.
 MOST_COMPARED = 2000
 RESOLVED_FILE = "resolved.jsonl"
 SUSPECTS_FILE = "suspects.jsonl"
@@ -37,7 +37,7 @@ SUSPECTED_NOISE, CONTRADICTORY = "suspected_noise", "contradictory"
 
 
 class Reason(Enum):
-    """Why a person should look at a query; the number orders reasons when a query has several."""
+    """Why a person should look at a query. When a query has several reasons, the highest number counts."""
 
     SUSPECTED_NOISE = 4
     DISAGREEING = 3
@@ -47,7 +47,18 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A query, why it is here, how much its label would teach, and what the model believes."""
+    """A query or example that a person should look at.
+
+    Attributes:
+        text: the text.
+        reason: why a person should look at it.
+        score: how useful its labels would be, in [0, 1].
+        believed: the label that the model predicts; empty when there is none.
+        confidence: the confidence of that label, in [0, 1].
+        labels: the labels that an example has now; empty for a query.
+        query_id: the answer that it is about; empty for an example.
+
+    """
 
     text: str
     reason: Reason
@@ -59,7 +70,7 @@ class ReviewItem:
 
     @property
     def item_id(self) -> str:
-        """The same for every text that is learned as the same."""
+        """Identifies the item. Texts that are the same after normalisation have the same id."""
         return item_id(self.text)
 
 
@@ -69,7 +80,10 @@ def item_id(text: str) -> str:
 
 
 def find_reasons(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[ReviewItem]:
-    """Yield the reasons to look at an answered query; no known words means that none can be told from the others."""
+    """Yield one item for each reason to look at a query.
+
+    `known_words` are the content words that the champion learned. When it is empty, no query is unfamiliar.
+    """
     if describe_problem(query.text):
         return
 
@@ -92,13 +106,13 @@ def find_reasons(query: AnsweredQuery, known_words: Collection[str]) -> Iterable
 def choose(
     candidates: Iterable[ReviewItem], decided: Collection[str], reasons: Collection[Reason], count: int
 ) -> tuple[list[ReviewItem], int]:
-    """Return the most useful items, best first, and how many wait in all.
+    """Return the most useful items, best first, and the number of all items that wait.
 
     Args:
-        candidates: several may be about one query; the one with the strongest reason stays.
-        decided: ids of items that are not to be shown.
-        reasons: only these.
-        count: at most so many.
+        candidates: all items; of several items about one text, the one with the strongest reason counts.
+        decided: ids of the items that must not be shown.
+        reasons: only items with these reasons are returned.
+        count: the largest number of items to return.
 
     """
     best: dict[str, ReviewItem] = {}
@@ -128,12 +142,12 @@ def _diversify(ranked: Sequence[ReviewItem], count: int) -> list[ReviewItem]:
 
 
 def write_suspects(path: Path, suspects: Iterable[SuspectRecord]) -> None:
-    """Replace what the run before suspected. Raises StorageFailed: the former file is still there."""
+    """Replace the suspects of the previous run. Raises StorageFailed; then the previous file is still there."""
     replace_file(path, "".join(f"{to_json(suspect, indent=None)}\n" for suspect in suspects).encode())
 
 
 class ReviewQueue:
-    """Reads files on every call; call it off the event loop, one call at a time."""
+    """Lists and decides review items. Every call reads files: call it off the event loop, one call at a time."""
 
     def __init__(
         self,
@@ -148,21 +162,24 @@ class ReviewQueue:
         self._known_words = known_words
 
     def items(self, reasons: Collection[Reason], count: int) -> tuple[list[ReviewItem], int]:
-        """Return the most useful items, best first, and how many wait in all."""
+        """Return at most `count` items, best first, and the number of all items that wait.
+
+        With reasons, only items with one of these reasons count.
+        """
         suspects = self._suspects()
-        return choose(self._candidates(suspects), self._decided(suspects), reasons or set(Reason), count)
+        return choose(self._list_candidates(suspects), self._list_decided(suspects), reasons or set(Reason), count)
 
     def item(self, wanted: str) -> ReviewItem:
-        """Return one item. Raises ReviewItemNotFound: it was decided, or never was one."""
+        """Return one item by its id. Raises ReviewItemNotFound when there is none, or when it was already decided."""
         suspects = self._suspects()
-        if wanted not in self._decided(suspects):
-            for item in self._candidates(suspects):
+        if wanted not in self._list_decided(suspects):
+            for item in self._list_candidates(suspects):
                 if item.item_id == wanted:
                     return item
         raise ReviewItemNotFound(wanted)
 
     def close(self, decided: str) -> None:
-        """Never show an item again. Raises StorageFailed."""
+        """Record that an item was decided, so that it is not shown again. Raises StorageFailed."""
         resolution = ReviewResolution(item_id=decided)
         resolution.at.FromDatetime(datetime.now(UTC))
         append_lines(self._folder / RESOLVED_FILE, [to_json(resolution, indent=None)])
@@ -170,7 +187,7 @@ class ReviewQueue:
     def _suspects(self) -> list[SuspectRecord]:
         return list(read_messages(self._folder / SUSPECTS_FILE, SuspectRecord))
 
-    def _candidates(self, suspects: Sequence[SuspectRecord]) -> Iterator[ReviewItem]:
+    def _list_candidates(self, suspects: Sequence[SuspectRecord]) -> Iterator[ReviewItem]:
         for record in suspects:
             noise = record.reason == SUSPECTED_NOISE
             yield ReviewItem(
@@ -185,8 +202,8 @@ class ReviewQueue:
         for query in self._history.recent():
             yield from find_reasons(query, known)
 
-    def _decided(self, suspects: Sequence[SuspectRecord]) -> set[str]:
-        """Return the items that were resolved, and the queries that people gave labels to already."""
+    def _list_decided(self, suspects: Sequence[SuspectRecord]) -> set[str]:
+        """Return the ids of the items that were decided, and of the queries that people have already labelled."""
         resolved = {decision.item_id for decision in read_messages(self._folder / RESOLVED_FILE, ReviewResolution)}
         suspected = {item_id(record.text) for record in suspects}
         labelled = {item_id(record.text) for record in self._feedback.records()}

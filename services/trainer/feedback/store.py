@@ -1,7 +1,7 @@
-"""The store of what people said about answers: a file of FeedbackRecords as JSON lines that is only appended to.
+"""Stores feedback in a file of FeedbackRecords as JSON lines. Records are added at the end of the file.
 
-Only a deletion rewrites it, and then every record keeps its place: a deleted one stays as an empty shell that callers
-never see. So the first n records stay the first n, and a snapshot can say how many of them it has seen.
+Only a deletion rewrites the file, and every record keeps its place: a deleted record stays as an empty record that
+callers never see. So the first n records stay the first n, and a snapshot can say how many records it contains.
 """
 
 import os
@@ -21,7 +21,7 @@ from services.trainer.storage import append_lines, locked, replace_file
 
 @dataclass(frozen=True)
 class Feedback:
-    """One statement that a query has these labels."""
+    """One statement that a query has these labels. Without labels, it says that no label fits."""
 
     text: str
     labels: tuple[str, ...]
@@ -32,7 +32,7 @@ class Feedback:
 
 
 class FeedbackStore:
-    """Appends and reads feedback. What `add` returned for is on disk. Parses each line once. Safe between threads."""
+    """Adds, reads and deletes feedback. It parses each line once. Threads and processes may share the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -44,10 +44,12 @@ class FeedbackStore:
         self._reading = threading.Lock()
 
     def add(self, items: Sequence[Feedback]) -> list[str]:
-        """Store all items with one write and return their ids; one whose request id is known is not stored again.
+        """Store all items with one write, and return their ids in order. When it returns, they are on disk.
+
+        An item whose request id is already stored is not stored again; its id is that of the stored record.
 
         Raises:
-            StorageFailed: none was stored.
+            StorageFailed: no item was stored.
 
         """
         with locked(self._lock_path):
@@ -60,22 +62,22 @@ class FeedbackStore:
         return [earlier or next(fresh) for earlier in known]
 
     def records(self) -> list[FeedbackRecord]:
-        """Return what people said, oldest first, without what was deleted; torn lines are passed over."""
+        """Return the records, oldest first, without the deleted ones. A line that cannot be read is left out."""
         return [record for record in self._all() if not record.deleted]
 
     def count(self) -> int:
-        """Return how many records there are, those included that were deleted since."""
+        """Return the number of records, with the deleted ones."""
         return len(self._all())
 
     def count_new_texts(self, seen: int) -> int:
-        """Return how many different texts people gave labels to after the first `seen` records."""
+        """Return how many different texts were labelled after the first `seen` records."""
         return len({normalise(record.text) for record in self._all()[seen:] if not record.deleted})
 
     def delete(self, doomed: Callable[[FeedbackRecord], bool]) -> list[FeedbackRecord]:
-        """Empty the records that a rule names, all or none, and return them as they were.
+        """Empty the records for which `doomed` is true, all or none. Returns them as they were before.
 
         Raises:
-            StorageFailed: nothing was deleted.
+            StorageFailed: no record was deleted.
 
         """
         with locked(self._lock_path):

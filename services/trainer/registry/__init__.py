@@ -1,1 +1,1 @@
-"""The model registry: immutable versions, the champion alias, the history of both."""
+"""The model registry: immutable versions, the champion alias, and the history of the champion."""

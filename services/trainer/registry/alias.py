@@ -1,7 +1,7 @@
-"""The champion alias: the small file that names the version that serves, and the change that is being made to it.
+"""The champion alias: the small file that names the version that serves, and the promotion in progress.
 
-The alias is replaced atomically and its generation only grows. Whoever moves it says which champion it expects to find;
-when another one is there, nothing is moved.
+The file is replaced atomically, and its generation only grows. A caller that moves the alias says which champion it
+expects (compare-and-set). When another version is the champion, the alias does not move.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class Alias:
-    """The files models/<model>/champion and models/<model>/pending."""
+    """Reads and writes the files models/<model>/champion and models/<model>/pending."""
 
     def __init__(self, folder: Path, history: History) -> None:
         self._folder = folder
@@ -29,17 +29,20 @@ class Alias:
         self._history = history
 
     def read(self) -> pb.ChampionAlias | None:
-        """Return the alias; if its file is damaged, what the history says; None if nothing was ever promoted."""
+        """Return the alias; None when no version was ever promoted.
+
+        When its file is damaged, the alias is rebuilt from the history.
+        """
         alias = read_message(self._path, pb.ChampionAlias())
         return self._alias_by_history() if alias is None and self._path.exists() else alias
 
     def version(self) -> int:
-        """Return the champion's version; 0 if there is none."""
+        """Return the version of the champion; 0 when there is none."""
         alias = self.read()
         return alias.version if alias else 0
 
     def next_generation(self) -> int:
-        """Return a generation above every one that was ever used."""
+        """Return a generation that is higher than every generation used so far."""
         aliases = [alias for alias in (self.read(), self.pending()) if alias is not None]
         return max([self._history.highest_generation(), *(alias.generation for alias in aliases)]) + 1
 
@@ -53,14 +56,22 @@ class Alias:
         *,
         expected: int,
     ) -> pb.ChampionAlias:
-        """Make a version the champion in place of the expected one, and record it.
+        """Make a version the champion, and record this in the history.
 
-        The champion that a rollback from this version leads to is the one it replaces; after a rollback, the one that
-        the version replaced when it was promoted.
+        A later rollback from this version leads to the champion that it replaces now. When this move is itself a
+        rollback, it leads to the champion that the version replaced when it was first promoted.
+
+        Args:
+            version: the new champion.
+            generation: the new generation of the alias, from `next_generation`.
+            action: what the history records.
+            by: who asks.
+            reason: why.
+            expected: the champion that the caller expects to replace; 0 for none.
 
         Raises:
-            ChampionChanged: another champion than the expected one is there.
-            StorageFailed: the disk refused. In both cases the alias still names the old champion.
+            ChampionChanged: another version is the champion.
+            StorageFailed: the file could not be written. On both errors, the alias does not change.
 
         """
         with locked(self._folder / ".lock"):
@@ -81,23 +92,23 @@ class Alias:
         return alias
 
     def pending(self) -> pb.ChampionAlias | None:
-        """Return the change that was begun and not ended; None if there is none."""
+        """Return the promotion that started and has not ended; None when there is none."""
         return read_message(self._pending_path, pb.ChampionAlias())
 
     def set_pending(self, version: int, generation: int) -> None:
-        """Note that replicas are about to swap. Raises StorageFailed: nobody has swapped."""
+        """Record that the replicas are about to swap. Call it before the first one swaps. Raises StorageFailed."""
         replace_file(self._pending_path, to_json(pb.ChampionAlias(version=version, generation=generation)).encode())
 
     def clear_pending(self) -> None:
-        """Note that no replica is ahead of the alias."""
+        """Record that no promotion is in progress."""
         with contextlib.suppress(OSError):
             self._pending_path.unlink(missing_ok=True)
 
     def repair(self) -> None:
-        """Write a damaged alias anew, and note a promotion whose line in the history is missing.
+        """Rewrite a damaged alias, and add a promotion that is missing in the history.
 
         Raises:
-            StorageFailed: the disk refused.
+            StorageFailed: a file could not be written.
 
         """
         with storage_errors("remove what a kill left"):
@@ -107,7 +118,7 @@ class Alias:
         if alias is None:
             return
         if read_message(self._path, pb.ChampionAlias()) is None:
-            _log.error("the champion alias was damaged and is written anew", version=alias.version)
+            _log.error("the file of the champion alias was damaged and was rewritten", version=alias.version)
             replace_file(self._path, to_json(alias).encode())
         if alias.generation > self._history.highest_generation():
             changes = self._history.changes()

@@ -1,4 +1,4 @@
-"""The experiment that goes on, or the last one: a file that the replicas follow, and a line for each that has ended."""
+"""The file with the running or last experiment, which the replicas follow, and the log of ended experiments."""
 
 from pathlib import Path
 
@@ -10,27 +10,27 @@ from services.trainer.storage import append_lines, locked, read_message, replace
 
 
 class ExperimentRecord:
-    """The files models/<model>/experiment and models/<model>/experiments.jsonl."""
+    """Reads and writes the files models/<model>/experiment and models/<model>/experiments.jsonl."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / EXPERIMENT_FILE
 
     def read(self) -> pb.Experiment | None:
-        """Return the experiment, running or ended; None if there is none or it cannot be read."""
+        """Return the running or last experiment; None when there is none or the file cannot be read."""
         return read_message(self._path, pb.Experiment())
 
     def running(self) -> pb.Experiment | None:
-        """Return the experiment that goes on; None if none does."""
+        """Return the running experiment; None when none is running."""
         experiment = self.read()
         return experiment if experiment is not None and experiment.running else None
 
     def begin(self, experiment: pb.Experiment) -> None:
-        """Write an experiment for the replicas to follow.
+        """Write an experiment that starts now, so that the replicas follow it.
 
         Raises:
-            ExperimentInProgress: another was begun meanwhile.
-            StorageFailed: it has not begun.
+            ExperimentInProgress: another experiment is running.
+            StorageFailed: the file could not be written; the experiment has not started.
 
         """
         with locked(self._folder / ".lock"):
@@ -40,7 +40,7 @@ class ExperimentRecord:
             replace_file(self._path, to_json(experiment).encode())
 
     def end(self, experiment: pb.Experiment) -> None:
-        """Write how an experiment ended. Raises StorageFailed: it goes on."""
+        """Write an experiment that has ended. Raises StorageFailed; then the experiment is still running."""
         with locked(self._folder / ".lock"):
             replace_file(self._path, to_json(experiment).encode())
             append_lines(self._folder / "experiments.jsonl", [to_json(experiment, indent=None)])

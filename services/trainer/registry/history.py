@@ -1,4 +1,4 @@
-"""The history of a model: a file that is only appended to, one line for each promotion, rollback and refusal."""
+"""The history of the champion: one line for each promotion, rollback and refusal. Lines are only ever added."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,14 +15,14 @@ _log = structlog.get_logger()
 
 
 class History:
-    """The file models/<model>/history.jsonl."""
+    """Reads and writes the file models/<model>/history.jsonl."""
 
     def __init__(self, folder: Path, rules_of: Callable[[int], list[pb.RuleResult]]) -> None:
         self._path = folder / HISTORY_FILE
         self._rules_of = rules_of
 
     def entries(self) -> list[pb.HistoryEntry]:
-        """Return every readable entry, oldest first."""
+        """Return every entry that can be read, oldest first."""
         return list(read_messages(self._path, pb.HistoryEntry))
 
     def changes(self) -> list[pb.HistoryEntry]:
@@ -30,11 +30,11 @@ class History:
         return [entry for entry in self.entries() if entry.action != pb.HISTORY_ACTION_REFUSED]
 
     def highest_version(self) -> int:
-        """Return the highest version that was ever named; 0 if none was."""
+        """Return the highest version in the history; 0 when it is empty."""
         return max((entry.to_version for entry in self.entries()), default=0)
 
     def highest_generation(self) -> int:
-        """Return the highest generation of the alias that was ever recorded; 0 if none was."""
+        """Return the highest generation in the history; 0 when it is empty."""
         return max((entry.generation for entry in self.entries()), default=0)
 
     def has_served(self, version: int) -> bool:
@@ -42,29 +42,29 @@ class History:
         return any(entry.to_version == version for entry in self.changes())
 
     def champion_before(self, version: int) -> int:
-        """Return the champion that a version replaced when it was last promoted; 0 if there was none."""
+        """Return the champion that a version replaced at its last promotion; 0 when there was none."""
         for entry in reversed(self.entries()):
             if entry.action == pb.HISTORY_ACTION_PROMOTED and entry.to_version == version:
                 return entry.from_version
         return 0
 
     def record(self, entry: pb.HistoryEntry) -> None:
-        """Append an entry, with the gate's numbers of the version it is about.
+        """Add an entry, together with the rules of the gate for its version.
 
-        The alias counts, not the history: a disk that refuses the line is reported and fails nothing. The registry adds
-        a missing line when it is repaired.
+        The alias is the truth and the history only follows it. So when the line cannot be written, this is logged and
+        nothing is raised. `Alias.repair` adds a missing promotion later.
         """
         try:
             entry.rules.extend(self._rules_of(entry.to_version))
         except ModelVersionNotFound:
-            _log.warning("the history cannot tell what the gate measured", version=entry.to_version)
+            _log.warning("the decision of the gate cannot be read for the history", version=entry.to_version)
         try:
             append_lines(self._path, [to_json(entry, indent=None)])
         except StorageFailed as error:
             _log.error("cannot write the history", problem=str(error))
 
     def record_refusal(self, version: int, champion: pb.ChampionAlias | None, by: str, reason: str) -> None:
-        """Record that a version was refused while a champion served."""
+        """Record that a version was refused, and which champion served at that time."""
         entry = pb.HistoryEntry(
             action=pb.HISTORY_ACTION_REFUSED,
             from_version=champion.version if champion else 0,

@@ -1,4 +1,4 @@
-"""The model registry: the folder models/<model> with its versions, its alias, its history and its experiment."""
+"""The model registry: the folder models/<model> with versions, champion alias, history and experiment."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from services.trainer.registry.versions import Versions
 
 
 class ModelRegistry:
-    """What is known of one model.
+    """The registry of one model.
 
     Attributes:
-        model: its name.
-        folder: models/<model>.
-        versions: immutable versions by number.
-        alias: which version serves.
-        history: who changed that, when and why.
-        experiment: the challenger that meets real queries.
+        model: name of the model.
+        folder: the folder models/<model>.
+        versions: the immutable versions.
+        alias: which version is the champion.
+        history: who changed the champion, when and why.
+        experiment: the running or last experiment.
 
     """
 
@@ -32,12 +32,12 @@ class ModelRegistry:
 
     @property
     def embeddings_folder(self) -> Path:
-        """Where embeddings of the dataset lie."""
+        """The folder with the stored embeddings of examples."""
         return self.folder / "embeddings"
 
     @property
     def snapshots_folder(self) -> Path:
-        """Where dataset snapshots lie."""
+        """The folder with the dataset snapshots."""
         return self.folder / "snapshots"
 
     def record_refusal(self, version: int, by: str) -> None:
@@ -47,9 +47,10 @@ class ModelRegistry:
         self.history.record_refusal(version, self.alias.read(), by, reason)
 
     def prune(self) -> list[int]:
-        """Delete all but the newest versions, the champion, its predecessor and a challenger that meets real queries.
+        """Delete old versions and return their numbers.
 
-        Returns the versions that were deleted.
+        The newest `keep_versions` stay, and so do the champion, the former champion and the challenger of a running
+        experiment.
 
         Raises:
             StorageFailed: a version could not be deleted.
@@ -62,6 +63,6 @@ class ModelRegistry:
         return self.versions.delete_all_but(self._keep_versions, kept)
 
     def repair(self) -> None:
-        """Mend what a kill left behind. Call it only while no run is going on. Raises StorageFailed."""
+        """Repair what a killed process left behind. Call it only while no run is in progress. Raises StorageFailed."""
         self.versions.remove_unfinished()
         self.alias.repair()

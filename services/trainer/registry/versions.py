@@ -1,8 +1,8 @@
 """The versions of a model: numbered folders that are written once and never changed.
 
-A version is written to a hidden folder, synced and renamed, so a half-written one is never visible. Only the report of
-its rehearsal is added later, as a file of its own. Every file is a message of moodfood.registry.v1 stored as JSON, or a
-graph.
+A version is written to a hidden folder, synced to disk and then renamed, so nobody sees a half-written version. Only
+the report of its rehearsal is added later, as a separate file. Each file is either an ONNX graph or a message of
+moodfood.registry.v1 stored as JSON.
 """
 
 import shutil
@@ -35,7 +35,10 @@ M = TypeVar("M", bound=Message)
 
 
 class Versions:
-    """The numbered folders inside models/<model>."""
+    """Reads and writes the numbered folders in models/<model>.
+
+    `highest_used` returns the highest version in the history, so that no number is used again after a deletion.
+    """
 
     def __init__(self, folder: Path, highest_used: Callable[[], int]) -> None:
         self._folder = folder
@@ -56,17 +59,17 @@ class Versions:
         """Return a version's manifest.
 
         Raises:
-            ModelVersionNotFound: no such version, or its manifest cannot be read.
+            ModelVersionNotFound: there is no such version, or its manifest cannot be read.
 
         """
         return self._read(version, MANIFEST_FILE, pb.Manifest())
 
     def evaluation(self, version: int) -> pb.EvaluationReport:
-        """Return how a version did on the hold-out. Raises ModelVersionNotFound."""
+        """Return the metrics of a version on the hold-out. Raises ModelVersionNotFound."""
         return self._read(version, EVALUATION_FILE, pb.EvaluationReport())
 
     def decision(self, version: int) -> pb.PromotionDecision:
-        """Return what the gate, and the rehearsal if there was one, said of a version. Raises ModelVersionNotFound."""
+        """Return the decision of the gate and, if there was one, of the rehearsal. Raises ModelVersionNotFound."""
         decision = self._read(version, DECISION_FILE, pb.PromotionDecision())
         if self.is_rehearsed(version):
             rehearsal = self._read(version, REHEARSAL_FILE, pb.Rehearsal())
@@ -95,11 +98,11 @@ class Versions:
         return (self._folder / str(version) / REHEARSAL_FILE).exists()
 
     def add_rehearsal(self, version: int, rehearsal: pb.Rehearsal) -> None:
-        """Write beside a version's files how its rehearsal went; they stay as they are. Raises StorageFailed."""
+        """Add the report of a rehearsal to the folder of a version. Raises StorageFailed."""
         replace_file(self._folder / str(version) / REHEARSAL_FILE, to_json(rehearsal).encode())
 
     def file(self, version: int, name: str) -> bytes:
-        """Return one file of a version. Raises ModelVersionNotFound."""
+        """Return the content of one file of a version. Raises ModelVersionNotFound."""
         try:
             return (self._folder / str(version) / name).read_bytes()
         except OSError as error:
@@ -109,10 +112,10 @@ class Versions:
         """Write a new version and return its number, which was never used before.
 
         Args:
-            contents_of: given the number, returns file name -> content.
+            contents_of: takes the number of the version, and returns its files from name to content.
 
         Raises:
-            StorageFailed: the disk refused; nothing is visible.
+            StorageFailed: a file could not be written; there is no new version.
 
         """
         unfinished = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
@@ -130,10 +133,14 @@ class Versions:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def delete_all_but(self, newest: int, kept: Collection[int]) -> list[int]:
-        """Delete all but so many of the newest and those to keep; return what was deleted.
+        """Delete all versions except the newest ones and those to keep. Returns the deleted versions.
+
+        Args:
+            newest: how many of the newest versions stay.
+            kept: further versions that stay.
 
         Raises:
-            StorageFailed: a version could not be deleted; it is still there, and so are those after it.
+            StorageFailed: a version could not be deleted. It and all older ones are still there.
 
         """
         surplus = [version for version in self.numbers()[newest:] if version not in kept]
@@ -145,7 +152,7 @@ class Versions:
         return surplus
 
     def remove_unfinished(self) -> None:
-        """Remove what a kill left half-written. Raises StorageFailed."""
+        """Remove half-written versions that a killed process left behind. Raises StorageFailed."""
         with locked(self._folder / ".lock"):
             for leftover in self._folder.glob(f"{UNFINISHED_PREFIX}*"):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""What serves: the replicas, the champion, rehearsals, experiments."""
+"""Decides and changes what serves: replicas, champion, rehearsals and experiments."""

@@ -1,12 +1,12 @@
-"""The one way to change which version serves. Runs, deploys, rollbacks, experiments and `moodfood train` all come here.
+"""Changes the champion. Runs, deploys, rollbacks, experiments and `moodfood train` all use this module.
 
-The order is: rehearse the version, lock, check that the champion is the one that the change was decided against,
-prepare on every replica, commit on every replica, move the alias, note it in the history. The rehearsal comes before
-the lock, because it says something about the version alone and takes seconds: a rollback must not wait for it.
+The order is: rehearse the version, take the lock, check that the champion is the expected one (compare-and-set),
+prepare on every replica, commit on every replica, move the alias, and add a line to the history. The rehearsal comes
+before the lock, because it depends only on the version and takes seconds, and a rollback must not wait for it.
 
-A replica that refuses stops the change, and all replicas stay on the champion or go back to it. A replica that is not
-reached stops nothing: it follows the alias by itself when it is back. What a change intends is on disk before the first
-replica swaps, so the next trainer takes back a change whose trainer died.
+When a replica refuses the version, the change stops, and all replicas stay on the champion or go back to it. When a
+replica cannot be reached, the change continues: the replica follows the alias when it is back. The change is written to
+disk before the first replica swaps. If the trainer dies in between, the next trainer takes the change back.
 """
 
 import contextlib
@@ -43,15 +43,15 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Change:
-    """What to make the champion, and what that was decided against.
+    """A change of the champion.
 
     Attributes:
-        version: what is to serve.
-        expected: the champion at the time of the decision; 0 if there was none.
+        version: the new champion.
+        expected: the champion that the change expects to replace; 0 for none.
         by: who asks.
         reason: why.
-        action: how the history tells it.
-        must_reach: fail if no replica at all answers while there is a champion to stay with.
+        action: what the history records.
+        must_reach: whether the change fails when there is a champion and no replica can be reached.
 
     """
 
@@ -64,23 +64,23 @@ class Change:
 
     @property
     def is_rollback(self) -> bool:
-        """Whether it brings a former champion back: in a hurry, and without asking the gate again."""
+        """Whether this is a rollback. A rollback does not wait for replicas that start, and does not ask the gate."""
         return self.action == pb.HISTORY_ACTION_ROLLED_BACK
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The alias after a change and what each replica did."""
+    """The result of a change: the new alias, and what each replica did."""
 
     alias: pb.ChampionAlias
     replicas: tuple[ReplicaResult, ...]
 
 
 class Champion:
-    """Changes the champion of one model, one change at a time on a store, whoever asks.
+    """Changes the champion of one model, one change at a time, also when several processes ask.
 
     Attributes:
-        committing: whether replicas are swapping at this moment; until then a change may be cancelled without a trace.
+        committing: whether replicas are swapping now. Before that, a change can be cancelled and leaves no trace.
 
     """
 
@@ -94,12 +94,17 @@ class Champion:
         """Make a version the champion.
 
         Args:
-            change: which version, and what that was decided against.
-            on_rehearsed: called when the version has passed its rehearsal, before the first replica hears of it.
+            change: the new champion, and the champion that it replaces.
+            on_rehearsed: called after the version has passed its rehearsal and before the first replica is asked.
 
         Raises:
-            ModelVersionNotFound, VersionRefused, ChampionChanged, ReplicaRejected, NoReplicaReached,
-            PromotionInProgress, StorageFailed: the champion is what it was.
+            ModelVersionNotFound: the registry has no such version.
+            VersionRefused: the gate or the rehearsal refused the version.
+            ChampionChanged: the champion is not the expected one.
+            ReplicaRejected: a replica refused the version.
+            NoReplicaReached: no replica could be reached.
+            PromotionInProgress: another change is in progress.
+            StorageFailed: a file could not be written. On every error the champion does not change.
 
         """
         self._check_champion(change)
@@ -111,17 +116,17 @@ class Champion:
             return await self._swap(change)
 
     async def roll_back(self, by: str, reason: str, expected: int = 0) -> Changed:
-        """Bring the former champion back; done twice, it goes back two champions.
+        """Make the former champion the champion again. Two rollbacks go back two champions.
 
         Args:
             by: who asks.
             reason: why.
-            expected: the champion to roll back from; 0 for the one that serves.
+            expected: the champion that the caller expects to replace; 0 for the one that serves now.
 
         Raises:
-            NoChampion: nothing was ever promoted.
-            NoFormerChampion: the champion has no predecessor in the registry.
-            what `promote` raises: the champion is what it was.
+            NoChampion: no version was ever promoted.
+            NoFormerChampion: there is no former champion, or the registry does not have it any more.
+            TrainerError: any error of `promote`; the champion does not change.
 
         """
         alias = self._registry.alias.read()
@@ -133,9 +138,10 @@ class Champion:
         return await self.promote(change)
 
     async def recover(self) -> None:
-        """Take back a change that its trainer did not live to finish, and replicas that are ahead of the alias.
+        """Take back a change that did not finish because its trainer died.
 
-        Does nothing while somebody else changes the champion.
+        Replicas that are ahead of the alias go back to the champion. It does nothing while another change is in
+        progress.
         """
         with contextlib.suppress(PromotionInProgress), self._alone():
             alias, pending = self._registry.alias.read(), self._registry.alias.pending()
@@ -176,7 +182,7 @@ class Champion:
     async def _call_back(
         self, change: Change, generation: int, committed: Sequence[ReplicaResult], results: Sequence[ReplicaResult]
     ) -> None:
-        """Send every replica back to the champion, because one has refused to commit. Raises ReplicaRejected."""
+        """Send every replica back to the champion after one refused to commit. Always raises ReplicaRejected."""
         before = self._registry.alias.read()
         if before is not None:
             await self._reassert(before, generation, change.by, f"version {change.version} was refused by a replica")
@@ -189,13 +195,13 @@ class Champion:
                 change.version, generation, change.action, change.by, change.reason, expected=change.expected
             )
         except (StorageFailed, ChampionChanged):
-            # The alias stays, so the replicas go back to it, under the generation that they have.
+            # The alias did not move, so the replicas go back to the champion. They keep the generation that they have.
             if change.expected:
                 await commit(swapped, change.expected, generation)
             raise
 
     async def _reassert(self, alias: pb.ChampionAlias, above: int, by: str, reason: str) -> None:
-        """Confirm the champion under a generation above all others, so that replicas that went ahead come back."""
+        """Confirm the champion under a higher generation, so that replicas that are ahead go back to it."""
         generation = max(above + 1, self._registry.alias.next_generation())
         action = pb.HISTORY_ACTION_REASSERTED
         self._registry.alias.move(alias.version, generation, action, by, reason, expected=alias.version)
@@ -203,7 +209,7 @@ class Champion:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep out every other change, from this process and from others. Raises PromotionInProgress."""
+        """Hold the lock for changes, within and between processes. Raises PromotionInProgress when it is taken."""
         lock = try_lock(self._registry.folder / ".changing")
         if lock is None:
             raise PromotionInProgress

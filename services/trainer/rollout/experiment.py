@@ -1,6 +1,6 @@
-"""Tries a challenger on real traffic: begins one experiment at a time, watches it, ends it.
+"""Starts, watches and ends experiments, one at a time.
 
-The experiment's file in the registry is what the replicas follow. What they answered is read from the query log.
+The replicas follow the experiment file in the registry. Their answers are read from the query log.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 
 
 class Experiments:
-    """Lives on the event loop; logs are read in threads."""
+    """Starts, watches and ends experiments. Use it on the event loop; it reads logs in threads."""
 
     def __init__(
         self,
@@ -52,11 +52,21 @@ class Experiments:
         self._ending = asyncio.Lock()
 
     async def start(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float, by: str) -> pb.Experiment:
-        """Begin an experiment, with a version that has passed its rehearsal.
+        """Start an experiment. The version is rehearsed first if it was not before.
+
+        Args:
+            kind: shadow or canary.
+            version: the challenger.
+            share: share of the callers that take part, in (0, 1]; 0 means the default of the kind.
+            by: who asks.
 
         Raises:
-            InvalidRequest, NoChampion, ModelVersionNotFound, VersionRefused, ExperimentInProgress.
-            StorageFailed: it has not begun.
+            InvalidRequest: a field is not valid, or the version is the champion.
+            NoChampion: there is no champion to compare with.
+            ModelVersionNotFound: the registry has no such version.
+            VersionRefused: the gate or the rehearsal refused the version.
+            ExperimentInProgress: another experiment is running.
+            StorageFailed: a file could not be written; the experiment has not started.
 
         """
         self._check(kind, version, share)
@@ -75,11 +85,11 @@ class Experiments:
         return experiment
 
     def _check(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float) -> int:
-        """Return the champion's version; raise when an experiment cannot begin."""
+        """Return the version of the champion. Raises what `start` raises when the experiment is not allowed."""
         if kind not in _DEFAULT_SHARES:
-            raise InvalidRequest("kind", "is neither shadow nor canary")
+            raise InvalidRequest("kind", "is not valid; send shadow or canary")
         if not 0 <= share <= 1:
-            raise InvalidRequest("share", f"is {share}; use a number above 0 and at most 1")
+            raise InvalidRequest("share", f"is {share}; send a number above 0 and at most 1")
         champion, running = self._registry.alias.version(), self._registry.experiment.running()
         if champion == 0:
             raise NoChampion
@@ -87,23 +97,23 @@ class Experiments:
             raise ExperimentInProgress(running.experiment_id)
         self._registry.versions.check_promotable(version)
         if version == champion:
-            raise InvalidRequest("version", f"{version} is the champion; name a version to compare with it")
+            raise InvalidRequest("version", f"{version} is the champion; send the number of another version")
         return champion
 
     async def now(self) -> pb.Experiment | None:
-        """Return the experiment that goes on, or the last one, with what was seen so far."""
+        """Return the running or last experiment with its results so far; None when there was never one."""
         experiment = self._registry.experiment.read()
         if experiment is not None and experiment.running:
             experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
         return experiment
 
     async def stop(self, by: str, reason: str, *, promote: bool) -> tuple[pb.Experiment, bool]:
-        """End the experiment; return it and whether its challenger was promoted.
+        """End the experiment. Returns it, and whether its challenger was promoted.
 
         Raises:
-            NoExperiment: none goes on.
-            StorageFailed: it goes on.
-            what `Champion.promote` raises: it has ended, and the champion is what it was.
+            NoExperiment: no experiment is running.
+            StorageFailed: a file could not be written; the experiment is still running.
+            TrainerError: any error of `Champion.promote`; the experiment has ended and the champion did not change.
 
         """
         async with self._ending:
@@ -122,19 +132,19 @@ class Experiments:
         return experiment, True
 
     async def watch_once(self) -> None:
-        """End the experiment if its challenger errs or is slow, or if another champion serves."""
+        """End the experiment if its challenger fails too often or is too slow, or if the champion changed."""
         experiment = self._registry.experiment.running()
         if experiment is None:
             return
         if self._registry.alias.version() != experiment.champion_version:
             reason = "the champion changed"
         else:
-            reason = reason_to_stop(await asyncio.to_thread(self._observed, experiment))
+            reason = reason_to_stop(await asyncio.to_thread(self._observe, experiment))
         if reason:
             await self.stop(BY_ITSELF, reason, promote=False)
 
     async def watch(self) -> None:
-        """Watch for as long as the trainer runs."""
+        """Call `watch_once` every WATCH_EVERY_SECONDS until this task is cancelled."""
         while True:
             await asyncio.sleep(WATCH_EVERY_SECONDS)
             try:
@@ -144,7 +154,7 @@ class Experiments:
             except Exception as error:
                 _log.error("cannot watch the experiment", exc_info=error)
 
-    def _observed(self, experiment: pb.Experiment) -> Observed:
+    def _observe(self, experiment: pb.Experiment) -> Observed:
         labels = {
             record.query_id: tuple(record.labels)
             for record in self._feedback.records()
@@ -153,12 +163,12 @@ class Experiments:
         return observe(pairs_of(self._history.recent(), experiment.experiment_id), labels)
 
     def _result(self, experiment: pb.Experiment) -> pb.ExperimentResult:
-        observed = self._observed(experiment)
+        observed = self._observe(experiment)
         return summarise(observed, verdict(observed, experiment.champion_version))
 
 
 def summarise(observed: Observed, decision: Decision) -> pb.ExperimentResult:
-    """Return what was seen as the message that the registry keeps."""
+    """Return the results as the message that the registry stores."""
     champion, challenger = observed.accuracies
     return pb.ExperimentResult(
         queries=observed.queries,

@@ -1,7 +1,7 @@
-"""What an experiment has shown so far, and whether the challenger may be promoted. Pure functions.
+"""The results of an experiment so far, and the verdict: whether the challenger may be promoted. Pure functions.
 
-Both sides answered the same queries, so they are compared pair by pair, by the function that the gate uses: on queries
-that people gave labels to. Where labels are few, nothing is promoted.
+Both arms answered the same queries, so they are compared pair by pair, with the rules of the gate, on the queries that
+people have labelled. When too few queries are labelled, the challenger is not promoted.
 """
 
 import statistics
@@ -21,14 +21,17 @@ LEAST_AGREEMENT = 0.5
 MOST_ERRORS = 0.01
 SLOWER_TIMES = 3.0
 SLOWER_MICROS = 5_000.0
-# Before an experiment is ended by itself, so that the first cold query ends none.
+# The trainer ends an experiment by itself only after this many, so that one slow first query does not end it.
 FEWEST_TIMED = 50
 FEWEST_ERRORS = 3
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One query and both sides' answers; micros are 0 where a side failed."""
+    """One query, the best labels of both arms, and their times in microseconds.
+
+    `arm` is the arm that answered the caller. `failed` is true when the other arm failed; then its time is 0.
+    """
 
     query_id: str
     text: str
@@ -42,10 +45,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen.
+    """The results of an experiment.
 
     Attributes:
-        judged: pairs of answers, champion's and challenger's, to queries that people gave labels to.
+        queries: number of queries that both arms answered.
+        agreement: share of these queries with the same best label, in [0, 1].
+        champion_micros, challenger_micros: median time of an answer, in microseconds.
+        errors: number of queries that the challenger failed to answer.
+        challenger_answered: number of queries that the challenger answered to callers.
+        judged: answers of champion and challenger to each query that people have labelled.
 
     """
 
@@ -59,13 +67,15 @@ class Observed:
 
     @property
     def accuracies(self) -> tuple[float, float]:
-        """Shares of the judged that champion and challenger answered rightly."""
+        """Accuracy of the champion and of the challenger on the labelled queries, in [0, 1]."""
         count = max(1, len(self.judged))
-        return sum(each.right for each, _ in self.judged) / count, sum(each.right for _, each in self.judged) / count
+        champion = sum(judgement.right for judgement, _ in self.judged) / count
+        challenger = sum(judgement.right for _, judgement in self.judged) / count
+        return champion, challenger
 
 
 def pairs_of(queries: Sequence[AnsweredQuery], experiment_id: str) -> list[Pair]:
-    """Return what both sides said in an experiment."""
+    """Return the pairs of answers in an experiment."""
     pairs = []
     for query in queries:
         other = query.shadow
@@ -81,7 +91,13 @@ def pairs_of(queries: Sequence[AnsweredQuery], experiment_id: str) -> list[Pair]
 
 
 def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> Observed:
-    """Sum up what both sides said, given the labels that people gave to some of the queries."""
+    """Return the results of an experiment.
+
+    Args:
+        pairs: the answers of both arms.
+        labels_of: from the id of a query to the labels that people gave it.
+
+    """
     both = [pair for pair in pairs if not pair.failed]
     judged = [
         (Prediction(labels, pair.champion, slices), Prediction(labels, pair.challenger, slices))
@@ -94,7 +110,7 @@ def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> 
         agreement=sum(pair.champion == pair.challenger for pair in both) / max(1, len(both)),
         champion_micros=_median([pair.champion_micros for pair in both]),
         challenger_micros=_median([pair.challenger_micros for pair in both]),
-        # The other side fails for the log in an arm that the champion answers.
+        # Where the champion answered the caller, the arm that failed is the challenger.
         errors=sum(pair.failed and pair.arm == CHAMPION for pair in pairs),
         challenger_answered=sum(pair.arm == CHALLENGER for pair in pairs),
         judged=tuple(judged),
@@ -102,13 +118,13 @@ def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> 
 
 
 def verdict(observed: Observed, champion_version: int) -> Decision:
-    """Decide as the gate does, on what was observed; rules of the experiment itself come first."""
+    """Return the verdict: the rules of the experiment, then those of the gate on the labelled queries."""
     judged, asked = len(observed.judged), observed.queries + observed.errors
     own = (
         Rule("enough_feedback", judged >= FEWEST_JUDGED, judged, FEWEST_JUDGED,
-             f"{judged} queries that both answered were given labels; {FEWEST_JUDGED} are needed"),
+             f"{judged} queries that both arms answered have labels from people; {FEWEST_JUDGED} are needed"),
         Rule("enough_agreement", observed.agreement >= LEAST_AGREEMENT, observed.agreement, LEAST_AGREEMENT,
-             f"{observed.agreement:.1%} of {observed.queries} queries answered alike"),
+             f"same answer to {observed.agreement:.1%} of {observed.queries} queries; {LEAST_AGREEMENT:.0%} is needed"),
         Rule("no_errors", observed.errors <= MOST_ERRORS * asked, observed.errors, MOST_ERRORS * asked,
              f"the challenger failed at {observed.errors} of {asked} queries"),
         Rule("not_slower", not _slow(observed), observed.challenger_micros, _slowest(observed),
@@ -122,7 +138,7 @@ def verdict(observed: Observed, champion_version: int) -> Decision:
 
 
 def reason_to_stop(observed: Observed) -> str:
-    """Say why an experiment must end at once, or return the empty string."""
+    """Say why an experiment must end now; empty when it may continue."""
     asked = observed.queries + observed.errors
     if observed.errors >= FEWEST_ERRORS and observed.errors > MOST_ERRORS * asked:
         return f"the challenger failed at {observed.errors} of {asked} queries"

@@ -1,9 +1,9 @@
-"""Rehearses a version before any caller meets it: a real inference process must load it and answer as recorded.
+"""Rehearses a version before a replica loads it: a separate inference process must load it and answer as recorded.
 
-The process runs on a spare port and under a memory limit. It starts on the champion, like a replica, is told to reload
-the version, and is asked queries over gRPC one by one. So a version that is refused, crashes, hangs, grows, slows down
-or answers otherwise than recorded is found here and not by a replica. The process writes its query log to a folder that
-is deleted afterwards. It ends with the trainer, however the trainer ends.
+The process uses a free port and has a memory limit. Like a replica, it starts with the champion. Then it reloads the
+version and answers the recorded queries over gRPC, one by one. So this process, and not a replica, meets a version that
+cannot be loaded, crashes, hangs, uses too much memory, is too slow or gives other answers. It writes its query log to a
+folder that is deleted afterwards. It ends when the trainer ends.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ SERVE = (sys.executable, "-m", "services.inference")
 
 @dataclass(frozen=True)
 class RehearsalSetup:
-    """The process that a version is rehearsed in.
+    """How to start the inference process of a rehearsal.
 
     Attributes:
-        environment: settings of inference beyond this process's own.
-        memory_bytes: what the process may allocate; also the limit for its peak resident size.
-        command: starts inference.
+        environment: environment variables in addition to those of this process.
+        memory_bytes: how much memory the process may allocate, and the limit for its peak resident size.
+        command: the command that starts inference.
 
     """
 
@@ -56,12 +56,14 @@ class RehearsalSetup:
     command: Sequence[str] = SERVE
 
 
-# Rehearses the version of a manifest and returns every rule with its numbers.
+# A function that rehearses the version of a manifest and returns every rule with its numbers.
 Rehearse = Callable[[pb.Manifest], Coroutine[object, object, Sequence[pb.RuleResult]]]
 
 
 async def ensure_rehearsed(registry: ModelRegistry, rehearse: Rehearse, version: int, by: str) -> None:
-    """Rehearse a version that passed the gate, unless it was rehearsed or has served before; keep what was found.
+    """Rehearse a version and store the report, unless the version was rehearsed or has served before.
+
+    A version that the gate refused is not rehearsed.
 
     Raises:
         VersionRefused: the gate or the rehearsal refused it. A failed rehearsal is recorded in the history.
@@ -83,7 +85,10 @@ async def ensure_rehearsed(registry: ModelRegistry, rehearse: Rehearse, version:
 
 
 async def rehearse(setup: RehearsalSetup, manifest: pb.Manifest) -> list[pb.RuleResult]:
-    """Return what was found, rule by rule; after one that leaves nothing to ask, no further ones."""
+    """Rehearse a version and return every rule with its numbers.
+
+    When the version cannot be loaded or fails to answer, the rules after that are left out.
+    """
     async with _process(setup) as (process, address), grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         problem = await _load(process, stub, manifest.version)
@@ -100,7 +105,10 @@ async def rehearse(setup: RehearsalSetup, manifest: pb.Manifest) -> list[pb.Rule
         return [
             loaded,
             _rule(
-                "rehearsal_answers", len(wrong), 0, f"{len(wrong)} of {asked} queries not answered as recorded{shown}"
+                "rehearsal_answers",
+                len(wrong),
+                0,
+                f"{len(wrong)} of {asked} answers differ from the recorded ones{shown}",
             ),
             _rule(
                 "rehearsal_time",
@@ -125,7 +133,7 @@ def _rule(name: str, measured: float, threshold: float, detail: str) -> pb.RuleR
 
 @asynccontextmanager
 async def _process(setup: RehearsalSetup) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run inference for as long as the block lasts; what the block leaves behind is killed."""
+    """Run an inference process during the block, and kill it afterwards. Yields the process and its address."""
     port, scratch = _spare_port(), Path(tempfile.mkdtemp(prefix="moodfood-rehearsal-"))
     environment = {
         **os.environ,
@@ -167,7 +175,7 @@ def _spare_port() -> int:
 async def _load(
     process: asyncio.subprocess.Process, stub: "inference_pb2_grpc.InferenceServiceAsyncStub", version: int
 ) -> str:
-    """Wait until the process answers and have it load the version; return what went wrong, or nothing."""
+    """Wait until the process answers, and make it load the version. Returns what went wrong; empty when it loaded."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -191,7 +199,13 @@ async def _ask(
     stub: "inference_pb2_grpc.InferenceServiceAsyncStub",
     manifest: pb.Manifest,
 ) -> tuple[list[str], list[float], str]:
-    """Return "text -> answer" of what is answered otherwise than recorded, seconds of each query, and a failure."""
+    """Send the recorded queries.
+
+    Returns:
+        Each answer that differs, as "text -> answer", the seconds of each query, and why the process failed; empty when
+        it did not.
+
+    """
     wrong: list[str] = []
     seconds: list[float] = []
     for recorded in manifest.answers:
@@ -215,18 +229,18 @@ async def _ask(
 
 
 async def _failure(process: asyncio.subprocess.Process, error: grpc.aio.AioRpcError, doing: str) -> str:
-    # A process that crashed is known to have ended a moment after its connection has.
+    # When a process crashes, its connection closes a moment before its exit status is known.
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), POLL_SECONDS)
     if process.returncode is not None:
         return f"inference crashed with status {process.returncode} while {doing}"
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"inference hangs while {doing}"
+        return f"inference did not answer in time while {doing}"
     return error.details() or error.code().name
 
 
 def _peak_bytes(pid: int) -> int:
-    """Return the peak resident size of a process; 0 where the system does not tell."""
+    """Return the peak resident size of a process, in bytes; 0 on systems without /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """Brings a version to every inference replica in two phases: prepare on all of them, then commit on all of them.
 
-Replicas are asked side by side. One that looked at the version and said no has refused; anything else that goes wrong
-means that it was not reached, and it follows the alias by itself when it is back.
+All replicas are asked at the same time. A replica that checked the version and rejected it has refused. Any other error
+means that the replica was not reached; it follows the alias by itself when it is back.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.trainer.v1.trainer_pb2 import ReplicaOutcome
 
-# Loading takes tens of milliseconds; a replica that is frozen or hangs costs a promotion this long, once.
+# Loading takes tens of milliseconds. A replica that hangs delays a promotion by this time, once.
 PREPARE_DEADLINE_SECONDS = 10.0
 COMMIT_DEADLINE_SECONDS = 1.5
 STATUS_DEADLINE_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.2
-# A replica that reloads for another reason is done within this time.
+# A replica that is busy with another reload has finished after so many attempts.
 BUSY_ATTEMPTS = 25
-# One that starts is given this long by a promotion, and no time by whoever is in a hurry.
+# A promotion waits this many attempts for a replica that starts. A rollback does not wait.
 STARTING_ATTEMPTS = 10
 
 _REFUSALS = {
@@ -41,7 +41,10 @@ _DOING = {
 
 @dataclass(frozen=True)
 class ReplicaResult:
-    """What one replica did last: took the version, refused it, or was not reached."""
+    """What one replica did last: it took the version, refused it, or was not reached.
+
+    `version` is 0 when it is not known. `problem` is empty when the replica took the version.
+    """
 
     target: str
     version: int
@@ -50,18 +53,18 @@ class ReplicaResult:
 
     @property
     def done(self) -> bool:
-        """Whether it did as it was asked."""
+        """Whether the replica took the version."""
         return not self.problem
 
     @property
     def outcome(self) -> ReplicaOutcome:
-        """What callers are told of it."""
+        """The result as a message for callers."""
         return ReplicaOutcome(target=self.target, version=self.version, error=self.problem)
 
 
 @dataclass(frozen=True)
 class Replica:
-    """What a replica says that it serves, and the generation of the alias that it has followed."""
+    """The version that a replica serves, and the generation of the alias that it has followed."""
 
     target: str
     version: int
@@ -69,7 +72,7 @@ class Replica:
 
 
 async def resolve(targets: Sequence[str]) -> list[str]:
-    """Return one address per replica: `dns:///name:port` becomes every address the name has."""
+    """Return one address for each replica. `dns:///name:port` becomes all addresses of the name."""
     addresses: list[str] = []
     for target in targets:
         if not target.startswith("dns:///"):
@@ -88,7 +91,7 @@ async def resolve(targets: Sequence[str]) -> list[str]:
 async def prepare(
     addresses: Sequence[str], version: int, generation: int, *, hurry: bool = False
 ) -> list[ReplicaResult]:
-    """Have every replica load the version and keep it aside. In a hurry, those that are starting are passed over."""
+    """Ask every replica to load the version and keep it in memory. With `hurry`, wait for no replica that starts."""
     request = inference_pb2.ReloadModelRequest(
         version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_PREPARE
     )
@@ -96,7 +99,7 @@ async def prepare(
 
 
 async def commit(addresses: Sequence[str], version: int, generation: int) -> list[ReplicaResult]:
-    """Have every replica serve the version."""
+    """Ask every replica to swap to the version."""
     request = inference_pb2.ReloadModelRequest(
         version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_COMMIT
     )
@@ -104,13 +107,13 @@ async def commit(addresses: Sequence[str], version: int, generation: int) -> lis
 
 
 async def ask_statuses(addresses: Sequence[str]) -> list[Replica]:
-    """Return what those replicas that answer say."""
+    """Return the status of every replica that answers."""
     found = await asyncio.gather(*(_status(address) for address in addresses))
     return [replica for replica in found if replica is not None]
 
 
 def merge_results(prepared: Sequence[ReplicaResult], committed: Sequence[ReplicaResult]) -> tuple[ReplicaResult, ...]:
-    """Return what each replica did in the end; those that were never asked to commit have only prepared."""
+    """Return the last result of each replica: of its commit, or of its prepare if it was not asked to commit."""
     last = {result.target: result for result in committed}
     return tuple(last.get(result.target, result) for result in prepared)
 
@@ -122,7 +125,7 @@ async def _ask_all(
 
 
 async def _ask(address: str, request: inference_pb2.ReloadModelRequest, attempts: int) -> ReplicaResult:
-    """Ask one replica; again while it is busy, and as often as told while it cannot be reached."""
+    """Ask one replica. Retry while it is busy, and at most `attempts` times while it cannot be reached."""
     left = {grpc.StatusCode.ABORTED: BUSY_ATTEMPTS, grpc.StatusCode.UNAVAILABLE: attempts}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -151,8 +154,10 @@ async def _status(address: str) -> Replica | None:
 
 
 def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
-    """Return the results with those that did as asked noted as back on another version."""
+    """Return the results after the replicas that took the new version were sent back to `version`."""
     return tuple(
-        replace(result, version=version, problem="swapped and was sent back") if result.done else result
+        replace(result, version=version, problem="swapped, then went back because another replica refused")
+        if result.done
+        else result
         for result in results
     )

@@ -1,4 +1,4 @@
-"""The first three stages of a run: collect, clean, snapshot. Or the snapshot of an earlier run again."""
+"""The first three stages of a run: collect, clean, snapshot. A run can also repeat an earlier snapshot."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.stages import Report, RunStage
 
-# Embedding takes most of the cleaning stage when nothing was embedded before.
+# Without stored embeddings, most of the time of the clean stage goes to embedding.
 EMBED_AT_ONCE = 256
 EMBEDDING_SHARE = 0.8
 
@@ -40,10 +40,10 @@ class _Collected:
 
 
 def repeat(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
-    """Return an earlier snapshot, which was collected and cleaned then.
+    """Return the snapshot that the plan names, and its summary.
 
     Raises:
-        SnapshotNotFound: there is none, or it was damaged.
+        SnapshotNotFound: there is no such snapshot, or its file is damaged.
 
     """
     report(RunStage.CLEAN, 0.0)
@@ -55,15 +55,20 @@ def repeat(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
             if earlier.id == snapshot.id:
                 return snapshot, earlier
     from_people = sum(example.source in FROM_PEOPLE for example in snapshot.fitted_examples)
-    return snapshot, _summary(snapshot, {}, from_people, datetime.now(UTC))
+    return snapshot, _summarise(snapshot, {}, from_people, datetime.now(UTC))
 
 
 def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
-    """Collect, clean and snapshot what there is to learn now.
+    """Collect the examples that exist now, clean them, and write and return the snapshot and its summary.
+
+    Args:
+        plan: the files of the run.
+        embeddings: embeds the examples; None without an encoder.
+        report: called at each stage and during it, with the share that is done.
 
     Raises:
         BrokenData: a file of the plan cannot be read.
-        StorageFailed: the disk refused.
+        StorageFailed: a file could not be written.
 
     """
     collected = _read_files(plan)
@@ -87,11 +92,11 @@ def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tu
     for reason, count in (("malformed_line", collected.malformed), ("suspected_label_noise", len(noise))):
         if count:
             dropped[reason] = count
-    return snapshot, _summary(snapshot, dropped, collected.feedback_records, collected.at)
+    return snapshot, _summarise(snapshot, dropped, collected.feedback_records, collected.at)
 
 
 def _list_suspects(suspected: Sequence[Suspicion], contradictory: Sequence[Example]) -> list[SuspectRecord]:
-    """Return what a person should look at, as the review queue keeps it."""
+    """Return the examples with doubtful labels, as records for the review queue."""
     noise = [
         SuspectRecord(
             text=suspicion.example.text,
@@ -109,7 +114,7 @@ def _list_suspects(suspected: Sequence[Suspicion], contradictory: Sequence[Examp
 
 
 def _embed(embeddings: EmbeddingStore, texts: Sequence[str], report: Report) -> None:
-    """Embed what is not embedded yet; it takes most of the stage when all is new."""
+    """Embed the texts that have no stored embedding yet, and report the progress."""
     for start in range(0, len(texts), EMBED_AT_ONCE):
         embeddings.embed(texts[start : start + EMBED_AT_ONCE])
         report(RunStage.CLEAN, EMBEDDING_SHARE * min(1.0, (start + EMBED_AT_ONCE) / len(texts)))
@@ -120,7 +125,7 @@ def _read_files(plan: Plan) -> _Collected:
     held_out, _ = read_examples(_list_present(plan.held_out_file))
     golden, _ = read_examples(_list_present(plan.golden_file))
     store = FeedbackStore(Path(plan.feedback_file)) if plan.feedback_file else None
-    # Counted first, so that what comes in meanwhile is new to this run.
+    # Count first: feedback that arrives while the files are read then counts as new for the next run.
     feedback_records, records = (store.count(), store.records()) if store else (0, [])
     taxonomy = load_taxonomy_labels(Path(plan.taxonomy_file)) if plan.taxonomy_file else None
     return _Collected(
@@ -143,11 +148,13 @@ def _list_present(name: str) -> list[str]:
 
 
 def _select_usable(examples: Sequence[Example], labels: tuple[str, ...] | None) -> list[Example]:
-    """Return examples with labels that exist; evaluation data of another taxonomy says nothing."""
+    """Return the examples whose labels all exist. Examples of another taxonomy cannot evaluate this model."""
     return [example for example in examples if labels is None or set(example.labels) <= set(labels)]
 
 
-def _summary(snapshot: DatasetSnapshot, dropped: Mapping[str, int], feedback_records: int, at: datetime) -> pb.Snapshot:
+def _summarise(
+    snapshot: DatasetSnapshot, dropped: Mapping[str, int], feedback_records: int, at: datetime
+) -> pb.Snapshot:
     summary = pb.Snapshot(
         id=snapshot.id,
         train_examples=len(snapshot.fitted_examples),

@@ -1,4 +1,4 @@
-"""Tells operators about training runs: events in the query log, lines in retrain.log."""
+"""Tells operators about training runs: as events in the query log, and as lines in retrain.log."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,14 +22,14 @@ _log = structlog.get_logger()
 
 
 class EventLog:
-    """Appends to both files. A log that cannot be written is reported and never ends a run."""
+    """Adds lines to both files. When a line cannot be written, this is logged and the run continues."""
 
     def __init__(self, query_log: Path, retrain_log: Path) -> None:
         self._query_log = query_log
         self._retrain_log = retrain_log
 
     def run_changed(self, run: pb.TrainingRun) -> None:
-        """Record that a run began or ended."""
+        """Write an event to the query log: the run has started or ended."""
         status = _STATUS.get(run.state)
         if status is None:
             return
@@ -48,7 +48,7 @@ class EventLog:
         self.note(run, f"{status}" + (f": {event.reason}" if event.reason else ""))
 
     def note(self, run: pb.TrainingRun, text: str) -> None:
-        """Write one line about a run for people."""
+        """Write one line about a run to retrain.log."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._append(self._retrain_log, f"{moment} {run.run_id} {name_trigger(run.trigger)} {text}")
 

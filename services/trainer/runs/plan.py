@@ -1,4 +1,4 @@
-"""What one training run works on: its files and the registry it writes to. Travels to the child process as JSON."""
+"""The plan of one training run: the files it reads and the registry it writes to. The child process gets it as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,18 +9,21 @@ from services.trainer.registry.registry import ModelRegistry
 
 @dataclass(frozen=True)
 class Plan:
-    """Files of a run. A held-out or golden file that is not there is taken as empty; so is an empty name of any file.
+    """The files of a run. An empty name means that there is no such file. The hold-out and golden files may be missing.
 
     Attributes:
-        seed_files: files of examples that ship with the project or were named by the caller; a folder stands for its
-            JSON-lines and CSV files.
-        held_out_file: examples for evaluation only.
-        golden_file: queries that must always be answered right.
-        taxonomy_file: labels that exist; without it, those that the examples carry.
-        feedback_file: what people said.
-        suspects_file: where examples go that a person should look at.
-        snapshot_id: learn from this snapshot instead of collecting; the files above are not read then.
-        encoder_dir: the sentence encoder's folder; without it the version has no transformer stage.
+        models_dir: the folder of all models.
+        model: name of the model.
+        keep_versions: how many of the newest versions the registry keeps.
+        seed_files: files of examples; a folder means all its JSON-lines and CSV files.
+        held_out_file: examples for the hold-out; no model is ever fitted to them.
+        golden_file: queries that must always be answered correctly.
+        taxonomy_file: the labels that exist; without it, they are the labels of the examples.
+        feedback_file: the feedback.
+        encoder_dir: folder of the sentence encoder; without it, the version has no transformer stage.
+        suspects_file: where to write the examples whose labels are doubtful.
+        snapshot_id: train on this snapshot; the files with examples are not read then.
+        run_id: the training run.
 
     """
 
@@ -39,7 +42,7 @@ class Plan:
 
     @property
     def registry(self) -> ModelRegistry:
-        """The registry of the run's model."""
+        """The registry of the model."""
         return ModelRegistry(Path(self.models_dir), self.model, self.keep_versions)
 
     def to_line(self) -> bytes:

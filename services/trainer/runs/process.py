@@ -1,4 +1,4 @@
-"""The child process of one training run, seen from the trainer: started, listened to, ended."""
+"""Starts the child process of one training run, reads its reports, and ends it."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OPENBLAS_THREAD
 
 
 async def run_worker(plan: Plan) -> AsyncGenerator[pb.TrainingRun, None]:
-    """Start `services.trainer.runs.worker` and yield what it reports: runs in which only the changed fields are set.
+    """Start `services.trainer.runs.worker` and yield its reports: TrainingRuns with only the changed fields.
 
-    Closing the generator ends the child. The child also ends by itself when this process ends, however that ends,
-    because its standard input closes.
+    When the generator is closed, the child is killed. The child also ends when this process ends, because then its
+    standard input closes.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -42,7 +42,7 @@ async def run_worker(plan: Plan) -> AsyncGenerator[pb.TrainingRun, None]:
             with contextlib.suppress(json_format.ParseError):
                 yield json_format.Parse(line, pb.TrainingRun())
     finally:
-        # The child has ended by itself, unless whoever listens has had enough.
+        # The child has already ended, unless the caller closed this generator early.
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()

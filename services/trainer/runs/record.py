@@ -1,7 +1,7 @@
-"""The record of a training run: how it begins, what it takes from the registry, and how it ends.
+"""The record of a training run: how it starts, what it copies from the registry, and how it ends.
 
-A run begins as running, or as skipped when it was not due. One table says how it ends: what happened gives the state
-and the reasons.
+A run starts as running, or as skipped when retraining was not due. One table, _ENDINGS, says how it ends: from the
+exception that ended the run to its final state and its reasons.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from services.trainer.errors import (
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.stages import name_stage
 
-UNEXPECTED = "unexpected error; the trainer's log has the details"
+UNEXPECTED = "an unexpected error happened; see the log of the trainer"
 
 
 class RunCancelled(Exception):
@@ -28,15 +28,15 @@ class RunCancelled(Exception):
 
 
 class TrainerStopped(Exception):
-    """The trainer ended, or was found to have ended, before the run did."""
+    """The trainer stopped before the run ended."""
 
 
 class WorkerDied(Exception):
-    """The training process ended without a word."""
+    """The training process ended without a report of its result."""
 
 
 class WorkerFailed(Exception):
-    """The training process said why it could not register a version."""
+    """The training process reported why it could not register a version."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Ending:
     reasons: Callable[[pb.TrainingRun, BaseException], Iterable[str]]
 
 
-# The first row whose cause fits counts. A run that nothing ended early has succeeded.
+# The first row whose exception matches counts. A run without an exception has succeeded.
 _ENDINGS = (
     _Ending(RunCancelled, pb.RUN_STATE_CANCELLED, lambda run, _: [f"cancelled in stage {name_stage(run)}"]),
     _Ending(TrainerStopped, pb.RUN_STATE_FAILED, lambda run, _: [f"the trainer stopped in stage {name_stage(run)}"]),
@@ -66,7 +66,7 @@ def operation_name(run_id: str) -> str:
 def begin_run(
     run_id: str, trigger: "pb.Trigger.ValueType", *, validate_only: bool = False, request_id: str = ""
 ) -> pb.TrainingRun:
-    """Return the record of a run that begins now."""
+    """Return the record of a run that starts now."""
     run = pb.TrainingRun(
         run_id=run_id,
         trigger=trigger,
@@ -79,14 +79,14 @@ def begin_run(
 
 
 def skip_run(run: pb.TrainingRun, reason: str) -> None:
-    """Write into a run's record that it was not due."""
+    """Record that a run was skipped, and why."""
     run.state, run.percent = pb.RUN_STATE_SKIPPED, 100
     run.reasons.append(reason)
     run.finished_at.CopyFrom(run.started_at)
 
 
 def read_results(run: pb.TrainingRun, registry: ModelRegistry) -> None:
-    """Copy what the registry knows of a run's version into the run's record. Raises ModelVersionNotFound."""
+    """Copy snapshot, evaluation and decision of a run's version from the registry. Raises ModelVersionNotFound."""
     manifest = registry.versions.manifest(run.version)
     run.snapshot.CopyFrom(manifest.snapshot)
     run.evaluation.CopyFrom(registry.versions.evaluation(run.version))
@@ -100,7 +100,7 @@ def read_results(run: pb.TrainingRun, registry: ModelRegistry) -> None:
 
 
 def end_run(run: pb.TrainingRun, cause: BaseException | None) -> None:
-    """Write into a run's record how it ended; no cause means that it came to its end."""
+    """Record how a run ended. `cause` is the exception that ended it early, or None when it succeeded."""
     run.percent = 100
     run.finished_at.GetCurrentTime()
     if cause is None:
@@ -114,5 +114,5 @@ def end_run(run: pb.TrainingRun, cause: BaseException | None) -> None:
 
 
 def list_failed_rules(run: pb.TrainingRun) -> Sequence[str]:
-    """Return one sentence for each rule of the gate and of the rehearsal that the run's version failed."""
+    """Return one sentence for each rule of the gate or of the rehearsal that failed."""
     return [f"{rule.rule}: {rule.detail}" for rule in run.decision.rules if not rule.passed]

@@ -1,7 +1,7 @@
-"""The retraining story: collect, clean, snapshot, train, export, parity, evaluate, decide, register.
+"""Trains and registers a version: collect, clean, snapshot, train, export, parity, evaluate, decide, register.
 
-It needs no server: the trainer runs it in a child process and then promotes what it registered; `moodfood train` runs
-it in place. A stage that cannot be passed raises, and until `register` nothing outside the snapshots has changed.
+It needs no server. The trainer runs it in a child process, and `moodfood train` runs it directly; both promote the
+version afterwards. A stage that fails raises an exception. Before `register`, only the dataset snapshot is written.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ MAX_ANSWERS = 100
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A fitted model and its graphs, ready to be asked."""
+    """The graphs of a fitted model, and the scorer that answers queries with them."""
 
     graphs: Graphs
     scorer: Cascade
@@ -47,7 +47,17 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Challenger:
-    """What may become a version: the model that serves, and its twin that has not seen the held-out examples."""
+    """What becomes a version.
+
+    Attributes:
+        judged: the evaluated model, which was not fitted to the hold-out.
+        served: the serving model, which was fitted to all examples.
+        choices: the settings that cross-validation chose.
+        evaluation: the metrics on the hold-out.
+        probes, head_probes: recorded answers of the linear stage and of the transformer stage.
+        answers: recorded answers of the whole cascade.
+
+    """
 
     judged: _Candidate
     served: _Candidate
@@ -59,12 +69,17 @@ class _Challenger:
 
 
 def retrain(plan: Plan, report: Report) -> int:
-    """Run the story up to a registered version and return its number; the registry holds what was measured and decided.
+    """Train and register a version, and return its number. Metrics and decision are in the registry.
+
+    Args:
+        plan: the files of the run.
+        report: called at each stage and during it, with the share that is done.
 
     Raises:
         BrokenData: a file of the plan cannot be read.
-        StageFailed: too little data, or the export is not faithful.
-        StorageFailed: the disk refused.
+        SnapshotNotFound: the plan names a snapshot that does not exist.
+        StageFailed: there is too little data, or the ONNX graphs give other answers than scikit-learn.
+        StorageFailed: a file could not be written.
 
     """
     registry = plan.registry
@@ -81,7 +96,7 @@ def retrain(plan: Plan, report: Report) -> int:
     if embeddings is not None:
         embeddings.save()
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
-    return registry.versions.register(lambda number: _files(number, manifest, challenger, embeddings, decision))
+    return registry.versions.register(lambda number: _build_files(number, manifest, challenger, embeddings, decision))
 
 
 def _train(
@@ -89,7 +104,9 @@ def _train(
 ) -> tuple[_Candidate, _Candidate, Choices]:
     if not snapshot.train or not snapshot.evaluation_examples:
         to_fit, to_evaluate = len(snapshot.train), len(snapshot.evaluation_examples)
-        raise StageFailed(f"{to_fit} examples to fit and {to_evaluate} to evaluate; both need at least one")
+        raise StageFailed(
+            f"there are {to_fit} examples to fit and {to_evaluate} to evaluate; add examples until there is one of each"
+        )
     report(RunStage.TRAIN, 0.0)
     models = fit(
         snapshot.fitted_examples,
@@ -98,15 +115,15 @@ def _train(
         count_steps(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
     report(RunStage.EXPORT, 0.0)
-    judged = _candidate(models.evaluation, embeddings)
-    served = judged if models.serving is models.evaluation else _candidate(models.serving, embeddings)
+    judged = _export(models.evaluation, embeddings)
+    served = judged if models.serving is models.evaluation else _export(models.serving, embeddings)
     report(RunStage.PARITY, 0.0)
     for model, candidate in ((models.evaluation, judged), (models.serving, served)):
         _check_parity(model, candidate.scorer, [example.text for example in snapshot.evaluation_examples], embeddings)
     return judged, served, models.serving.choices
 
 
-def _candidate(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
+def _export(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
     graphs = export_graphs(model)
     return _Candidate(graphs, Cascade(graphs, model.labels, model.thresholds, embeddings))
 
@@ -140,11 +157,15 @@ def _evaluate_challenger(
             feedback_examples=len(withheld),
             feedback_accuracy=_feedback_accuracy(judged.scorer, withheld),
         ),
-        probes=_probes(served.scorer.labels, probe_texts, probabilities),
-        head_probes=_probes(served.scorer.labels, probe_texts, served.scorer.ask_transformer(probe_texts, scores))
+        probes=_record_probes(served.scorer.labels, probe_texts, probabilities),
+        head_probes=_record_probes(
+            served.scorer.labels, probe_texts, served.scorer.ask_transformer(probe_texts, scores)
+        )
         if served.scorer.has_head
         else (),
-        answers=_answers(served.scorer, [*golden_texts, *(example.text for example in snapshot.evaluation_examples)]),
+        answers=_record_answers(
+            served.scorer, [*golden_texts, *(example.text for example in snapshot.evaluation_examples)]
+        ),
     )
 
 
@@ -155,15 +176,15 @@ def _feedback_accuracy(scorer: Cascade, holdout: Sequence[Example]) -> float:
     return measure_accuracy(holdout, answers.probabilities, scorer.labels)
 
 
-def _answers(scorer: Cascade, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
+def _record_answers(scorer: Cascade, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
     """Return what the cascade says of texts spread evenly over those given, abstained ones left out."""
     chosen = texts[:: max(1, len(texts) // MAX_ANSWERS)][:MAX_ANSWERS]
     answers = scorer.answer(chosen)
-    probes = _probes(scorer.labels, chosen, answers.probabilities)
+    probes = _record_probes(scorer.labels, chosen, answers.probabilities)
     return tuple(probe for probe, answered in zip(probes, answers.answered, strict=True) if answered)
 
 
-def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
+def _record_probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
     return tuple(
         pb.Probe(text=text, label=labels[int(row.argmax())], confidence=float(row.max()))
         for text, row in zip(texts, probabilities, strict=True)
@@ -180,12 +201,12 @@ def _evaluate_champion(
         scorer, size = open_evaluation_model(registry, alias.version, embeddings)
     except ModelVersionNotFound as error:
         raise StageFailed(
-            f"the champion, version {alias.version}, cannot be read to compare with; roll back or promote another"
+            f"the files of the champion, version {alias.version}, cannot be read; roll back or promote another version"
         ) from error
     return alias.version, measure_golden(measure(scorer, snapshot.evaluation_examples, size), scorer, golden)
 
 
-def _files(
+def _build_files(
     version: int,
     manifest: pb.Manifest,
     challenger: _Challenger,

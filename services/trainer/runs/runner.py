@@ -1,8 +1,8 @@
-"""Owner of training runs: begins one at a time, follows it, promotes its version, writes how it ended.
+"""Carries out training runs: starts one at a time, follows it, promotes its version, and records how it ended.
 
     start -> a child process trains and registers a version -> rehearse -> promote -> end
       |                          |                                |           |
-      +---- whatever ends it early goes through one table: runs/record.py ----+
+      +---- every early end goes through one table: runs/record.py -----------+
 
 Everything lives on the event loop. The state of a run is on disk before each stage begins. A lock keeps two trainers on
 one store from running two runs; each can watch, wait for and cancel the other's.
@@ -39,9 +39,9 @@ from services.trainer.runs.stages import RunStage, name_stage
 from services.trainer.runs.store import RunStore
 
 PROMOTER = "training run"
-# How often to look at what another trainer on the store has written.
+# How often to read what another trainer has written.
 LOOK_EVERY_SECONDS = 0.5
-# How long a caller of cancel waits until another trainer has ended its run.
+# How long `cancel` waits for another trainer to end its run.
 OTHER_TRAINER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 
@@ -73,12 +73,18 @@ class Runner:
         request_id: str = "",
         snapshot_id: str = "",
     ) -> pb.TrainingRun:
-        """Begin a run and return it as it begins; with a snapshot it repeats the run that learned from it.
+        """Start a run and return its record.
+
+        Args:
+            trigger: who or what asks.
+            validate_only: stop after the decision and promote nothing.
+            request_id: the caller's key; may be empty.
+            snapshot_id: train on this dataset snapshot; when it is empty, the data is collected now.
 
         Raises:
             SnapshotNotFound: there is no such snapshot.
-            RetrainInProgress: a run is going on, here or in another trainer on the same store.
-            StorageFailed: the run could not be recorded.
+            RetrainInProgress: a run is in progress, here or in another trainer with the same data folder.
+            StorageFailed: the record of the run could not be written.
 
         """
         if snapshot_id:
@@ -101,7 +107,7 @@ class Runner:
         return self._store.get(run.run_id)
 
     def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
-        """Record a run that was asked for and was not due. Raises StorageFailed."""
+        """Record a run that did not start because retraining was not due. Raises StorageFailed."""
         run = begin_run(self._store.new_id(), trigger, request_id=request_id)
         skip_run(run, reason)
         self._save(run)
@@ -109,12 +115,9 @@ class Runner:
         return run
 
     async def cancel(self, run_id: str) -> None:
-        """End a run, unless its replicas are swapping already or it is over.
+        """Cancel a run, unless its replicas are already swapping or it has ended.
 
-        Raises:
-            TrainingRunNotFound: there is no such run.
-            StorageFailed: the run is another trainer's, and the request could not be written for it to read.
-
+        Raises TrainingRunNotFound, and StorageFailed when the request to another trainer could not be written.
         """
         if self._store.get(run_id).state != pb.RUN_STATE_RUNNING:
             return
@@ -125,12 +128,7 @@ class Runner:
             await asyncio.shield(self._task)
 
     async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
-        """Yield a run now and after every change, until it has ended, whichever trainer has it.
-
-        Raises:
-            TrainingRunNotFound: there is no such run.
-
-        """
+        """Yield a run, also another trainer's, now and after each change until it ends. Raises TrainingRunNotFound."""
         shown: pb.TrainingRun | None = None
         while True:
             changed, run = self._changed, self._store.get(run_id)
@@ -141,14 +139,14 @@ class Runner:
             if shown.state != pb.RUN_STATE_RUNNING:
                 return
             if run_id != self._own_run:
-                # Its trainer may have died; then it is ended here.
+                # If the trainer of this run has died, end the run here.
                 with contextlib.suppress(StorageFailed):
                     await self.recover()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
 
     async def wait(self, run_id: str, seconds: float | None) -> pb.TrainingRun:
-        """Return a run when it has ended or the time is over. Raises TrainingRunNotFound."""
+        """Return a run when it has ended or after so many seconds, if any. Raises TrainingRunNotFound."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 async for _ in self.watch(run_id):
@@ -156,12 +154,7 @@ class Runner:
         return self._store.get(run_id)
 
     async def recover(self) -> None:
-        """End runs whose trainer has died, and mend what they left behind. Does nothing while a run is going on.
-
-        Raises:
-            StorageFailed: the disk refused.
-
-        """
+        """End runs whose trainer died, and repair the registry, unless a run is in progress. Raises StorageFailed."""
         lock = self._store.try_lock()
         if lock is None:
             return
@@ -175,13 +168,13 @@ class Runner:
             lock.release()
 
     async def close(self) -> None:
-        """End what is going on here, because the trainer stops."""
+        """End the run in progress, because the trainer stops. It waits at most CLOSE_SECONDS."""
         self._stop(TrainerStopped)
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
     async def _see_to_its_end(self, run: pb.TrainingRun, work: asyncio.Task[None], lock: FileLock) -> None:
-        """Wait for a run's work, and write how it ended whatever ended it."""
+        """Wait until the work of a run has ended for any reason, and record how the run ended."""
         listening = asyncio.create_task(self._listen_for_cancel(run.run_id))
         await asyncio.wait([work])
         listening.cancel()
@@ -196,7 +189,7 @@ class Runner:
         self._prune()
 
     async def _carry_out(self, run: pb.TrainingRun, plan: Plan) -> None:
-        """Train, and promote what was registered. Raises what ends the run early."""
+        """Train and promote the registered version. Raises the exception that ends the run early."""
         await self._train(run, plan)
         read_results(run, self._registry)
         if not run.decision.promoted:
@@ -215,7 +208,7 @@ class Runner:
                 elif report.stage != run.stage:
                     self._enter(run, report.stage, report.percent)
                 else:
-                    self._progress(run, report.percent)
+                    self._report_progress(run, report.percent)
         if not run.version:
             raise WorkerDied
 
@@ -241,8 +234,8 @@ class Runner:
         self._events.note(run, f"stage {name_stage(run)} ({run.percent}%)")
         self._tell_watchers()
 
-    def _progress(self, run: pb.TrainingRun, percent: int) -> None:
-        """Note progress within a stage, for those who watch; what is on disk says only in which stage a run was."""
+    def _report_progress(self, run: pb.TrainingRun, percent: int) -> None:
+        """Tell watchers about progress within a stage. It is not written to disk, where only the stage counts."""
         if percent > run.percent:
             run.percent = percent
             run.updated_at.GetCurrentTime()
@@ -250,7 +243,7 @@ class Runner:
             self._tell_watchers()
 
     def _stop(self, because: type[Exception]) -> bool:
-        """End the work of the run that is going on here; return False when its replicas are swapping already."""
+        """End the work of the run in progress. Returns False when it is too late, because replicas are swapping."""
         if self._champion.committing:
             return False
         if self._work is not None and not self._work.done() and self._stop_because is None:
@@ -259,14 +252,14 @@ class Runner:
         return True
 
     async def _listen_for_cancel(self, run_id: str) -> None:
-        """End the run when another trainer was asked to cancel it."""
+        """End the run when another trainer has written a request to cancel it."""
         while True:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
             if self._store.is_cancel_requested(run_id) and self._stop(RunCancelled):
                 return
 
     def _bury(self, run: pb.TrainingRun) -> None:
-        """Write how a run ended whose trainer did not: with its promotion, if the alias names its version already."""
+        """Record the end of a run whose trainer died. The run succeeded if the alias already names its version."""
         ended = pb.TrainingRun()
         ended.CopyFrom(run)
         promoted = run.stage == pb.RUN_STAGE_PROMOTE and self._registry.alias.version() == run.version
@@ -284,7 +277,7 @@ class Runner:
         _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
 
     def _prune(self) -> None:
-        """Delete surplus versions. That a disk refuses changes nothing about the run."""
+        """Delete old versions. A failure is only logged, because it does not change the outcome of the run."""
         try:
             self._registry.prune()
         except StorageFailed as error:

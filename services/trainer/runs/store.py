@@ -1,7 +1,6 @@
-"""Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins.
+"""Stores training runs as files data/runs/<run_id>.json, which are replaced atomically before each stage begins.
 
-A lock beside them says that some trainer on the store has a run going on. A file <run_id>.cancel asks that trainer to
-end the run.
+While a trainer has a run in progress, it holds the lock in this folder. A file <run_id>.cancel asks it to end the run.
 """
 
 import contextlib
@@ -20,9 +19,9 @@ ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
 
 class RunStore:
-    """All runs, in memory and on disk, those of other trainers on the store included. Ids sort by time.
+    """All training runs with this data folder, also those of other trainers. Run ids sort by time.
 
-    Safe to read from any thread.
+    Any thread may read them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +32,7 @@ class RunStore:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Read what another trainer on the store has written since."""
+        """Read the files that another trainer has changed since the last call."""
         with self._reading:
             for path in self._folder.glob("[!.]*.json") if self._folder.is_dir() else ():
                 self._read(path)
@@ -51,7 +50,7 @@ class RunStore:
         return self._folder / f"{run_id}.json"
 
     def new_id(self) -> str:
-        """Return an id that sorts after every other, also when the clock was set back."""
+        """Return an id that sorts after every other one, also when the clock was set back."""
         moment = f"{datetime.now(UTC):{ID_FORMAT}}"
         newest = max((run_id[: len(moment)] for run_id in self._runs), default="")
         if moment <= newest:
@@ -61,20 +60,20 @@ class RunStore:
         return f"{moment}-{uuid.uuid4().hex[:4]}"
 
     def save(self, run: pb.TrainingRun) -> None:
-        """Keep a copy of the run and write it. Raises StorageFailed; the copy is kept all the same."""
+        """Store a copy of the run in memory and on disk. Raises StorageFailed; then it is in memory only."""
         self.keep(run)
         path = self._path(run.run_id)
         replace_file(path, to_json(run).encode())
         self._seen[path.name] = path.stat().st_mtime_ns
 
     def keep(self, run: pb.TrainingRun) -> None:
-        """Keep a copy in memory only."""
+        """Store a copy of the run in memory only."""
         copy = pb.TrainingRun()
         copy.CopyFrom(run)
         self._runs[run.run_id] = copy
 
     def get(self, run_id: str) -> pb.TrainingRun:
-        """Return a run as it is now, whichever trainer has it. Raises TrainingRunNotFound."""
+        """Return a run as it is now, also when it belongs to another trainer. Raises TrainingRunNotFound."""
         if run_id not in self._runs or self._runs[run_id].state == pb.RUN_STATE_RUNNING:
             with self._reading:
                 if run_id.replace("-", "").isalnum():
@@ -85,31 +84,31 @@ class RunStore:
             raise TrainingRunNotFound(run_id) from None
 
     def running(self) -> pb.TrainingRun | None:
-        """Return the newest run that is going on, in whichever trainer; None if none is."""
+        """Return the newest run in progress, in any trainer; None when there is none."""
         return next((run for run in self.newest_first() if run.state == pb.RUN_STATE_RUNNING), None)
 
     def of_request(self, request_id: str) -> pb.TrainingRun | None:
-        """Return the newest run that a caller's request id began; None if none did."""
+        """Return the newest run with this request id; None when there is none."""
         return next((run for run in self.newest_first() if request_id and run.request_id == request_id), None)
 
     def try_lock(self) -> FileLock | None:
-        """Take the right to run; None while another trainer, or this one, has a run going on. Raises StorageFailed."""
+        """Take the lock that a run needs; None while a run is in progress, here or elsewhere. Raises StorageFailed."""
         return try_lock(self._folder / ".lock")
 
     def request_cancel(self, run_id: str) -> None:
-        """Ask the trainer that has a run to end it. Raises StorageFailed."""
+        """Ask the trainer that carries out a run to cancel it. Raises StorageFailed."""
         replace_file(self._folder / f"{run_id}.cancel", b"")
 
     def is_cancel_requested(self, run_id: str) -> bool:
-        """Say whether somebody has asked for the end of a run."""
+        """Say whether somebody has asked to cancel a run."""
         return (self._folder / f"{run_id}.cancel").exists()
 
     def clear_cancel(self, run_id: str) -> None:
-        """Forget that somebody has asked for the end of a run, because it has ended."""
+        """Remove the request to cancel a run, because the run has ended."""
         with contextlib.suppress(OSError):
             (self._folder / f"{run_id}.cancel").unlink(missing_ok=True)
 
     def newest_first(self) -> list[pb.TrainingRun]:
-        """Return every run."""
+        """Return every run, newest first."""
         self._refresh()
         return [run for _, run in sorted(self._runs.copy().items(), reverse=True, key=lambda item: item[0])]

@@ -1,8 +1,8 @@
-"""The child process of a training run: reads its plan from standard input, reports on standard output.
+"""The child process of a training run. It reads its plan from standard input and reports on standard output.
 
-Each line that it prints is a TrainingRun with the fields that changed, as JSON: the stage and the percentage, and at
-the end the registered version or why there is none. What was measured lies in the registry with the version. The child
-ends itself when its standard input closes, so it never outlives the trainer that started it.
+Each line of its output is a TrainingRun as JSON with only the changed fields: the stage and the percentage, and at the
+end the registered version or the reasons why there is none. The metrics are in the registry, with the version. The
+child ends when its standard input closes, so it never lives longer than the trainer that started it.
 """
 
 import os
@@ -20,11 +20,11 @@ from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 
 LOWER_PRIORITY = 10
-UNEXPECTED = "unexpected error; the trainer's log has the details"
+UNEXPECTED = "an unexpected error happened; see the log of the trainer"
 
 
 def main() -> None:
-    """Run the story once."""
+    """Carry out one training run and report its result."""
     os.nice(LOWER_PRIORITY)
     plan = Plan.from_line(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()
@@ -43,7 +43,7 @@ def _end_with_parent(stream: TextIO) -> None:
 
 
 class _Progress:
-    """Says a stage or a percentage once."""
+    """Reports each change of the stage or of the percentage once."""
 
     def __init__(self) -> None:
         self._said: tuple[RunStage, int] | None = None

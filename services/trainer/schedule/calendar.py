@@ -1,4 +1,4 @@
-"""When the built-in schedule fires: pure functions of a schedule and a moment. All times are UTC."""
+"""Computes when the built-in schedule fires. Pure functions; all times are in UTC."""
 
 import calendar
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """How the moments of a schedule are found."""
+    """How often a schedule fires."""
 
     WEEKLY = "weekly"
     MONTHLY = "monthly"
@@ -16,13 +16,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to ask whether a run is due.
+    """When to check whether retraining is due.
 
     Attributes:
-        day_of_week: 0 is Monday; for weekly ones.
-        day_of_month: 1 to 31, the last day in shorter months; for monthly ones.
-        hour, minute: UTC; for weekly and monthly ones.
-        check_minutes: how often; for adaptive ones.
+        kind: weekly, monthly or adaptive.
+        day_of_week: for a weekly schedule, from 0 for Monday to 6 for Sunday.
+        day_of_month: for a monthly schedule, 1 to 31; in a shorter month, the last day of the month.
+        hour, minute: for a weekly or a monthly schedule, in UTC.
+        check_minutes: for an adaptive schedule, minutes between two checks.
 
     """
 
@@ -35,7 +36,7 @@ class Schedule:
 
 
 def next_moment(schedule: Schedule, after: datetime) -> datetime:
-    """Return the first moment of a schedule after another."""
+    """Return the first time after `after` at which a schedule fires."""
     return _NEXT[schedule.kind](schedule, after)
 
 

@@ -1,13 +1,13 @@
-"""Drift: whether recent queries are still like the first ones that the champion answered after its promotion.
+"""Measures drift: whether recent queries differ from the first ones that the champion answered after its promotion.
 
-Two distributions are compared: that of the answered labels and that of the confidences. The population stability index
-says how far apart two distributions are. A test says whether that can be chance: chi-square for labels,
-Kolmogorov-Smirnov for confidences, with Holm's correction for asking twice. Queries have drifted when both say so: with
-many queries a test finds differences too small to matter, with few queries the index is large by chance. The index is
-taken without what chance alone adds to it, (groups - 1) * (1/n + 1/m) (Yurdakul, 2018).
+Two distributions are compared: the answered labels and the confidences. The population stability index says how large
+the difference is. A statistical test says how likely it is by chance: chi-square for the labels, Kolmogorov-Smirnov for
+the confidences, with Holm's correction for two tests. The queries have drifted when the index is large and the test is
+significant. Neither is enough alone: with many queries a test finds differences that are too small to matter, and with
+few queries the index is large by chance. The part of the index that chance alone adds, (groups - 1) * (1/n + 1/m), is
+subtracted (Yurdakul, 2018).
 
-The first queries after a promotion are kept in a file for each version once they are complete, because the query log is
-rotated.
+The summary of the first queries after a promotion is kept in a file, because the query log is rotated.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from services.trainer.storage import read_message, replace_file, to_json
 FEWEST_QUERIES = 200
 MUCH = 0.2
 SURE = 0.01
-# Labels rarer than this in both samples together are one group.
+# Labels with fewer queries than this, in both samples together, are joined into one group.
 FEWEST_IN_A_GROUP = 10
 CONFIDENCE_STEPS = 100
 CONFIDENCE_GROUPS = 10
@@ -41,13 +41,13 @@ RECENT_QUERIES = 1000
 
 @dataclass(frozen=True)
 class Traffic:
-    """What some queries were answered with.
+    """A summary of the answers to some queries.
 
     Attributes:
-        labels: queries by best label.
-        confidences: queries by confidence in hundredths, [CONFIDENCE_STEPS + 1].
-        unknown: queries that no stage knew a label for.
-        escalated: queries that the transformer stage answered.
+        labels: number of queries for each best label.
+        confidences: number of queries for each confidence, in steps of 0.01, [CONFIDENCE_STEPS + 1].
+        unknown: number of queries that were answered "unknown".
+        escalated: number of queries that the transformer stage answered.
 
     """
 
@@ -58,23 +58,25 @@ class Traffic:
 
     @property
     def queries(self) -> int:
-        """How many queries these are."""
+        """Number of queries."""
         return sum(self.labels.values())
 
     def share(self, count: int) -> float:
-        """Return a count as a share of the queries."""
+        """Return a count as a share of the queries, in [0, 1]; 0 without queries."""
         return count / self.queries if self.queries else 0.0
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far recent traffic is from the traffic at promotion.
+    """The difference between recent traffic and the traffic at promotion.
 
     Attributes:
-        measured: whether both are large enough to say anything; everything below is 0 otherwise.
-        label_index, confidence_index: population stability indices.
-        label_chance, confidence_chance: probabilities of a difference this large by chance.
-        moved: labels whose share changed most, and by how much.
+        reference: the traffic at promotion.
+        recent: the recent traffic.
+        measured: whether both have at least FEWEST_QUERIES queries; if not, the fields below keep their defaults.
+        label_index, confidence_index: population stability indices, 0 or more.
+        label_chance, confidence_chance: p-values, the probabilities of such a difference by chance, in [0, 1].
+        moved: the labels whose share changed most, and the change, in [-1, 1].
 
     """
 
@@ -89,21 +91,21 @@ class Drift:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """One sentence for each distribution that has surely and much changed."""
+        """One sentence for each distribution that has drifted."""
         asked = (
             ("labels", self.label_index, self.label_chance),
             ("confidences", self.confidence_index, self.confidence_chance),
         )
         sure = holm([chance for _, _, chance in asked], SURE)
         return tuple(
-            f"{what} have drifted: stability index {index:.2f}, chance {chance:.1e}"
+            f"{what} have drifted: stability index {index:.2f}, p-value {chance:.1e}"
             for (what, index, chance), certain in zip(asked, sure, strict=True)
             if self.measured and certain and index > MUCH
         )
 
 
 def count_traffic(queries: Iterable[AnsweredQuery]) -> Traffic:
-    """Count some answered queries."""
+    """Return the summary of some answered queries."""
     labels: Counter[str] = Counter()
     confidences = [0] * (CONFIDENCE_STEPS + 1)
     unknown = escalated = 0
@@ -116,7 +118,7 @@ def count_traffic(queries: Iterable[AnsweredQuery]) -> Traffic:
 
 
 def measure(reference: Traffic, recent: Traffic) -> Drift:
-    """Compare recent traffic with that at promotion."""
+    """Compare recent traffic with the traffic at promotion."""
     if min(reference.queries, recent.queries) < FEWEST_QUERIES:
         return Drift(reference, recent)
     labels = _label_groups(reference, recent)
@@ -134,9 +136,9 @@ def measure(reference: Traffic, recent: Traffic) -> Drift:
 
 
 def stability_index(counts: np.ndarray) -> float:
-    """Return the population stability index of counts [2, groups], less what chance adds, at least 0."""
+    """Return the population stability index of counts [2, groups], minus what chance adds; 0 or more."""
     totals = counts.sum(axis=1, keepdims=True)
-    # Half a query in an empty group keeps the logarithm finite.
+    # Half a query is added to each group, so that the logarithm of an empty group is finite.
     shares: np.ndarray = (counts + 0.5) / (totals + 0.5 * counts.shape[1])
     index = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
     by_chance = float((counts.shape[1] - 1) * (1 / totals).sum())
@@ -152,7 +154,7 @@ def _label_groups(reference: Traffic, recent: Traffic) -> np.ndarray:
 
 
 def _confidence_groups(steps: np.ndarray) -> np.ndarray:
-    """Join hundredths into groups of about equally many queries at promotion."""
+    """Join steps of confidence into groups that had about equally many queries at promotion."""
     before = np.cumsum(steps[0]) - steps[0]
     group = np.minimum((before / steps[0].sum() * CONFIDENCE_GROUPS).astype(int), CONFIDENCE_GROUPS - 1)
     joined = np.zeros((2, CONFIDENCE_GROUPS))
@@ -181,13 +183,13 @@ def _list_moved(reference: Traffic, recent: Traffic) -> tuple[tuple[str, float],
 
 
 def measure_champion_drift(folder: Path, registry: ModelRegistry, history: QueryHistory) -> Drift:
-    """Return how far the newest queries that the champion answered are from the first ones after its promotion.
+    """Compare the newest queries of the champion with the first ones after its promotion.
 
-    Reads the query log; call it off the event loop.
+    It reads the query log, so call it off the event loop.
 
     Args:
-        folder: where the first queries after each promotion are kept.
-        registry: says which version is the champion and since when.
+        folder: the folder with the summaries of the first queries.
+        registry: the registry, whose alias says which version is the champion and since when.
         history: the answered queries.
 
     """
@@ -202,7 +204,7 @@ def measure_champion_drift(folder: Path, registry: ModelRegistry, history: Query
         return measure(count_traffic(answered), count_traffic(()))
     if record is None:
         record = _record(answered[:REFERENCE_QUERIES])
-        # A disk that refuses costs the reference only when the log is rotated before the next call.
+        # If this fails, the next call tries again. The reference is lost only if the log is rotated before that.
         with contextlib.suppress(StorageFailed):
             replace_file(path, to_json(record).encode())
     reference = Traffic(dict(record.labels), tuple(record.confidences), record.unknown, record.escalated)

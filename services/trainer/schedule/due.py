@@ -1,6 +1,6 @@
-"""Whether a training run is due, and the one place that begins a run when it is.
+"""Decides whether retraining is due, and starts a run when it is.
 
-Cron, the built-in schedule, the status page and the metrics all ask here.
+Cron, the built-in schedule, the retraining status and the metrics all use this module.
 """
 
 import asyncio
@@ -26,7 +26,14 @@ COLLECT = "Collect more feedback"
 
 @dataclass(frozen=True)
 class DueRules:
-    """When a run is due: so many new samples, so many days since the data was collected, or drift if that counts."""
+    """When retraining is due.
+
+    Attributes:
+        samples: at this many new texts from people.
+        days: at this many days since the data of the champion was collected.
+        on_drift: whether it is also due when the queries have drifted.
+
+    """
 
     samples: int
     days: int
@@ -35,15 +42,15 @@ class DueRules:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules are asked about.
+    """The facts that the rules need.
 
     Attributes:
-        champion: manifest of the champion; None while there is none.
-        samples: different texts that people gave labels to since the champion's data was collected.
+        champion: manifest of the champion; None when there is none.
+        samples: number of different texts that people have labelled since the data of the champion was collected.
         days: whole days since then.
-        drift: how far recent queries are from those at promotion.
-        drift_had_its_run: whether a run for drift was begun since the champion was registered. There is at most one
-            retrain for drift per champion, because the same data teaches the same again.
+        drift: the difference between recent queries and those at promotion.
+        drift_had_its_run: whether a run for drift has started since the champion was registered. There is at most one
+            such run for each champion, because a second run would learn from the same data.
 
     """
 
@@ -56,7 +63,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a run is due, why or when in words, what the operator may do, and whether drift is the only reason."""
+    """Whether retraining is due.
+
+    Attributes:
+        due: whether it is due.
+        sentence: why it is due, or what is missing.
+        recommendations: what the operator can do.
+        only_drift: whether drift is the only reason.
+
+    """
 
     due: bool
     sentence: str
@@ -65,7 +80,7 @@ class Verdict:
 
 
 def judge(facts: Facts, rules: DueRules) -> Verdict:
-    """Apply the rules, the strongest reason first."""
+    """Apply the rules to the facts. The first rule that applies gives the sentence."""
     if facts.champion is None:
         return Verdict(True, "Now - there is no model yet", (TRAIN_FIRST,))
     if facts.samples >= rules.samples:
@@ -81,7 +96,7 @@ def judge(facts: Facts, rules: DueRules) -> Verdict:
 
 @dataclass(frozen=True)
 class DueCheck:
-    """The rules, and where the facts are read. Reads files; call its methods off the event loop."""
+    """The rules, and the stores that the facts come from. Its methods read files: call them off the event loop."""
 
     registry: ModelRegistry
     feedback: FeedbackStore
@@ -90,7 +105,7 @@ class DueCheck:
     rules: DueRules
 
     def read_facts(self) -> Facts:
-        """Return the facts of this moment."""
+        """Return the facts as they are now."""
         champion = self._champion()
         if champion is None:
             return Facts(None, self.feedback.count_new_texts(0), 0, self.measure_drift())
@@ -103,7 +118,7 @@ class DueCheck:
         )
 
     def judge(self) -> Verdict:
-        """Return the verdict of this moment."""
+        """Return the verdict as it is now."""
         return judge(self.read_facts(), self.rules)
 
     def _champion(self) -> manifest_pb2.Manifest | None:
@@ -129,18 +144,18 @@ async def start_if_due(
     request_id: str = "",
     record_skip: bool = True,
 ) -> tuple[Verdict, pb.TrainingRun | None]:
-    """Begin a run if one is due, and return the verdict and the run.
+    """Start a run if retraining is due. Returns the verdict and the run.
 
     Args:
-        runner: carries the run out.
-        check: says whether it is due.
-        trigger: who asks; the built-in schedule becomes TRIGGER_DRIFT when drift is the only reason.
-        request_id: the caller's key for the run.
-        record_skip: whether a run that is not due leaves a record, as a skipped run; else None is returned for it.
+        runner: starts the run.
+        check: says whether retraining is due.
+        trigger: who asks; TRIGGER_SCHEDULED becomes TRIGGER_DRIFT when drift is the only reason.
+        request_id: the caller's key; may be empty.
+        record_skip: when retraining is not due, whether to record and return a skipped run; if not, the run is None.
 
     Raises:
-        RetrainInProgress: a run is going on.
-        StorageFailed: the run could not be recorded.
+        RetrainInProgress: a run is in progress.
+        StorageFailed: the record of the run could not be written.
 
     """
     verdict = await asyncio.to_thread(check.judge)
@@ -152,5 +167,5 @@ async def start_if_due(
 
 
 def count_days(since: Timestamp) -> int:
-    """Return the whole days since a moment, never negative even if the clock was set back."""
+    """Return the whole days since a time; 0 when the clock was set back before it."""
     return max(0, (datetime.now(UTC) - since.ToDatetime(UTC)).days)

@@ -1,9 +1,9 @@
-"""The built-in schedule: a file that says when to ask for a training run.
+"""The built-in schedule: a file that says when to check whether a training run is due.
 
-The schedule survives restarts and is one for all trainers on a store. Each trainer reads the file every few seconds.
-The first one that finds the moment passed moves it on, under a lock, and then asks for the run. So several trainers ask
-once, and moments that passed while no trainer was up are caught up by one run. A clock that was set back is noticed:
-the next moment then lies further ahead than the schedule allows.
+The schedule survives restarts, and all trainers with one data folder share it. Each trainer reads the file every few
+seconds. The first trainer that finds the time reached writes the next time into the file, under a lock, and then asks
+for a run. So several trainers ask only once, and one run makes up for all times that passed while no trainer was
+running. If the clock was set back, the next time is further ahead than the schedule allows, and it is computed again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from services.trainer.schedule.calendar import Kind, Schedule, next_moment
 from services.trainer.storage import locked, read_message, replace_file, to_json
 
 TICK_SECONDS = 5.0
-# A moment that meets a run that is going on is not lost: it is asked again after this time.
+# If another run is in progress when the schedule fires, it fires again after this time.
 RETRY = timedelta(minutes=5)
 
 _KINDS = {
@@ -31,12 +31,12 @@ _KINDS = {
 
 _log = structlog.get_logger()
 
-# Begins a run if one is due, and says in a few words what came of it; with False, no record of one that is not due.
+# Starts a run if one is due and returns the outcome in words. The argument says whether to record a skipped run.
 Ask = Callable[[bool], Awaitable[str]]
 
 
 class Scheduler:
-    """Owner of the schedule's file. Lives on the event loop."""
+    """Starts, stops and follows the schedule. Use it on the event loop."""
 
     def __init__(self, path: Path, ask: Ask, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class Scheduler:
         self._lock_path = path.with_name(f".{path.name}.lock")
 
     async def follow(self) -> None:
-        """Look at the schedule for as long as the trainer runs."""
+        """Call `tick` every TICK_SECONDS until this task is cancelled."""
         while True:
             try:
                 await self.tick()
@@ -54,14 +54,14 @@ class Scheduler:
             await asyncio.sleep(TICK_SECONDS)
 
     def state(self) -> pb.ScheduleState:
-        """Return the schedule, whether it runs, and when it fires next; a stopped one if the file cannot be read."""
+        """Return the state of the schedule; a stopped one when the file cannot be read."""
         state = read_message(self._path, pb.ScheduleState())
         if state is None and self._path.exists():
-            _log.error("the schedule's file is damaged; start the schedule anew", path=self._path.name)
+            _log.error("the file of the schedule is damaged; start the schedule again", path=self._path.name)
         return state or pb.ScheduleState()
 
     def start(self, schedule: pb.Schedule) -> pb.ScheduleState:
-        """Begin a schedule, or replace the one that runs. Raises StorageFailed; the previous schedule stays active."""
+        """Start a schedule, or replace the running one. Raises StorageFailed; the previous schedule stays active."""
         with locked(self._lock_path):
             state = pb.ScheduleState(schedule=schedule, running=True)
             state.next_run_at.CopyFrom(_stamp(next_moment(read_schedule(schedule), self._now())))
@@ -69,7 +69,7 @@ class Scheduler:
         return state
 
     def stop(self) -> pb.ScheduleState:
-        """End the schedule; what it was is remembered. Raises StorageFailed: it goes on."""
+        """Stop the schedule, and keep it in the file. Raises StorageFailed; then the schedule is still running."""
         with locked(self._lock_path):
             state = self.state()
             state.running = False
@@ -78,7 +78,7 @@ class Scheduler:
         return state
 
     async def tick(self) -> None:
-        """Ask for a run if the schedule's moment has come."""
+        """Ask for a run if the time of the schedule is reached."""
         try:
             if not self._claim():
                 return
@@ -89,10 +89,10 @@ class Scheduler:
                 outcome, again = str(error), self._now() + RETRY
             self._note(outcome, again)
         except TrainerError as error:
-            _log.error("the schedule cannot be kept", problem=str(error))
+            _log.error("the schedule cannot be followed", problem=str(error))
 
     def _claim(self) -> bool:
-        """Move the schedule on if its moment has come, and say whether that was done here."""
+        """Write the next time if the present one is reached. Returns whether this trainer must ask for a run."""
         with locked(self._lock_path):
             state, now = self.state(), self._now()
             if not state.running:
@@ -109,7 +109,7 @@ class Scheduler:
             return came
 
     def _note(self, outcome: str, again: datetime | None) -> None:
-        """Keep what came of a moment, and ask again at another one if that comes before the schedule's next."""
+        """Record the outcome. With `again`, fire at that time if it is earlier than the next time of the schedule."""
         with locked(self._lock_path):
             state = self.state()
             state.last_outcome = outcome
@@ -122,7 +122,7 @@ class Scheduler:
 
 
 def read_schedule(schedule: pb.Schedule) -> Schedule:
-    """Translate a schedule that was checked when it was started."""
+    """Translate a schedule from its message. It was checked when it was started."""
     return Schedule(
         _KINDS[schedule.kind],
         schedule.day_of_week - 1 if schedule.day_of_week else Schedule.day_of_week,

@@ -86,7 +86,7 @@ async def test_replica_that_refuses_to_commit_sends_everybody_back(registry: Mod
     assert version == 1 == willing.serving == refusing.serving
     assert generation > willing.reloads[0][1]
     assert registry.history.entries()[-1].action == pb.HISTORY_ACTION_REASSERTED
-    assert raised.value.replicas[0].error == "swapped and was sent back"
+    assert raised.value.replicas[0].error == "swapped, then went back because another replica refused"
 
 
 async def test_disk_that_takes_no_alias_sends_everybody_back(

@@ -107,7 +107,7 @@ async def test_version_that_answers_otherwise_than_recorded_is_refused(
     manifest.answers[0].label = "something_else"
     rules = await rehearse(make_setup(registry.folder.parent, small_data), manifest)
     assert list(failed(rules)) == ["rehearsal_answers"]
-    assert failed(rules)["rehearsal_answers"].startswith(f"1 of {len(manifest.answers)} queries")
+    assert failed(rules)["rehearsal_answers"].startswith(f"1 of {len(manifest.answers)} answers differ")
 
 
 async def test_slow_version_is_refused(registry: ModelRegistry, small_data: Path) -> None:
@@ -130,8 +130,8 @@ async def test_huge_version_is_refused_and_takes_no_more_than_the_limit(
     [
         ("crash", "load", "rehearsal_loads", "crashed with status -6 while loading"),
         ("crash", "query", "rehearsal_answers", "crashed with status -6 while answering"),
-        ("hang", "load", "rehearsal_loads", "hangs while loading"),
-        ("hang", "query", "rehearsal_answers", "hangs while answering"),
+        ("hang", "load", "rehearsal_loads", "did not answer in time while loading"),
+        ("hang", "query", "rehearsal_answers", "did not answer in time while answering"),
     ],
 )
 async def test_version_that_crashes_or_hangs_the_server_is_refused_and_leaves_no_process(

@@ -43,7 +43,7 @@ THERE = manifest_pb2.Manifest(version=1)
             Facts(THERE, 0, 0, DRIFTED),
             ON_DRIFT,
             True,
-            "Now - labels have drifted: stability index 0.90, chance 1.0e-09",
+            "Now - labels have drifted: stability index 0.90, p-value 1.0e-09",
         ),
         (Facts(THERE, 0, 0, STEADY), ON_DRIFT, False, "Not yet - need 50 more samples or 30 more days"),
         (Facts(THERE, 0, 0, DRIFTED, True), ON_DRIFT, False, "Not yet - need 50 more samples or 30 more days"),
