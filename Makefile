@@ -9,6 +9,9 @@ MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.ve
 	|| { echo "Python 3.11 is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }; } && $(PYTHON) -m venv $(VENV)
 INSTALL_SELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 
+# Two processes, because most tests wait for processes of their own; one file of tests stays together.
+PARALLEL := --numprocesses=2 --dist=loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup encoder run test e2e bench check generate baseline format lint lock clean
 
@@ -47,10 +50,10 @@ run: $(VENV)/run.stamp  ## start inference, trainer and gateway here; Ctrl-C sto
 	@exec $(BIN)/moodfood up
 
 test: $(VENV)/dev.stamp encoder  ## run every test; ends with the slowest ones and the total time
-	@$(BIN)/pytest --durations=10 --durations-min=2
+	@$(BIN)/pytest $(PARALLEL) --durations=10 --durations-min=2
 
 e2e: $(VENV)/dev.stamp encoder  ## run only the tests that start the real processes
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest $(PARALLEL) tests/e2e
 
 bench: $(VENV)/dev.stamp encoder  ## measure serving and the engine, write docs/benchmarks; ARGS name other examples
 	@$(BIN)/python -m benchmarks.serving
