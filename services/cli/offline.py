@@ -24,7 +24,7 @@ Encoder = Annotated[
     Path | None, typer.Option("--encoder", help="The sentence encoder's folder; MOODFOOD_ENCODER_DIR if not given.")
 ]
 NoEncoder = Annotated[bool, typer.Option("--no-encoder", help="Leave the transformer stage out.")]
-EXAMPLES_HELP = 'JSON lines of {"text": "...", "labels": ["..."]}; several files may follow.'
+EXAMPLES_HELP = 'JSON lines of {"text": "...", "labels": ["..."]}, CSV with the columns text and labels, or folders.'
 
 
 def train(

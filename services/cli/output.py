@@ -60,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """Print a table."""
     table = Table()
     for column in columns:
-        table.add_column(_cell(column))
+        table.add_column(_cell(column), overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row))
     Console().print(table)

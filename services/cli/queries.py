@@ -13,7 +13,7 @@ from services.cli.output import enum_word, plain, print_json, print_line, print_
 def classify(
     texts: Annotated[list[str], typer.Argument(help="What somebody says about how they feel.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=100, help="At most so many labels for a text.")] = 5,
-    explain: Annotated[bool, typer.Option("--explain", help="Show what spoke for each answer.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which words led to each answer.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask the running inference service for the labels of one text or several."""
@@ -36,7 +36,7 @@ def classify(
 
 
 def _print_explanation(answer: inference_pb2.Classification) -> None:
-    """Print why stages passed the text on and what spoke for the best label."""
+    """Print why stages passed the text on, and the words and n-grams that led to the best label."""
     for passed in answer.passed:
         print_line(f"{enum_word(inference_pb2.Stage, passed.stage)} passed: {passed.reason}")
     if not answer.HasField("explanation"):

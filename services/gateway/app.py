@@ -100,7 +100,7 @@ def build_documentation() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="MoodFood",
         version="1",
-        description="Intents and dishes for how somebody feels, from a classifier that keeps learning.",
+        description="Ranked labels for texts from a classifier that keeps learning, and dishes with the shipped data.",
         path="/docs",
         use_handler_docstrings=True,
         render_plugins=[

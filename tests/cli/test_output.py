@@ -41,6 +41,14 @@ def test_json_output_keeps_the_text_and_steers_no_terminal(attack: str, capsys: 
     assert not {"\x1b", "\x9b", "\u202e", "\r"} & set(shown)
 
 
+def test_narrow_terminal_cuts_nothing_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(("item", "text"), [("d28ccd1e6f0a1b2c", "word " * 20)])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert 20 == shown.count("word")
+
+
 def test_other_writing_is_not_touched() -> None:
     assert harmless("Grüße 北京 👩‍🍳 שלום é") == "Grüße 北京 👩‍🍳 שלום é"
 

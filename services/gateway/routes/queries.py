@@ -63,7 +63,7 @@ class ClassifyBody(Body):
     text: Text | None = None
     texts: Annotated[list[Text], Meta(min_length=1, max_length=MAX_BATCH_TEXTS)] | None = None
     top_k: TopK = 5
-    explain: Annotated[bool, Meta(description="Say what spoke for the answer; for one text only")] = False
+    explain: Annotated[bool, Meta(description="Say which words and n-grams led to the answer; for one text only")] = False
 
 
 class ClassifyAnswer(Struct):
@@ -180,7 +180,7 @@ async def recommend(
 async def classify(
     data: JSONBody[ClassifyBody], peers: NamedDependency[Peers], request: AnyRequest
 ) -> ClassifyAnswer | ExplainedAnswer | BatchAnswer:
-    """Return the intents of `text`, or a list of them for `texts`; with `explain` also what spoke for the best one."""
+    """Return the intents of `text`, or a list of them for `texts`; with `explain` also the words and n-grams that led to the best one."""
     began = time.perf_counter()
     check_classify(data)
     if data.texts is not None:
@@ -216,7 +216,7 @@ def choose_text(body: RecommendBody) -> str:
         raise InvalidBody("text_input", "send either text_input or query")
     text = body.query if body.text_input is None else body.text_input
     if text is None:
-        raise InvalidBody("text_input", "is missing; say what you feel like")
+        raise InvalidBody("text_input", "is missing; send the text to classify")
     return text
 
 
