@@ -63,7 +63,7 @@ class ClassifyBody(Body):
     text: Text | None = None
     texts: Annotated[list[Text], Meta(min_length=1, max_length=MAX_BATCH_TEXTS)] | None = None
     top_k: TopK = 5
-    explain: Annotated[bool, Meta(description="Say which words and n-grams led to the answer; for one text only")] = False
+    explain: Annotated[bool, Meta(description="Say which words led to the answer; for one text only")] = False
 
 
 class ClassifyAnswer(Struct):
