@@ -180,7 +180,7 @@ async def recommend(
 async def classify(
     data: JSONBody[ClassifyBody], peers: NamedDependency[Peers], request: AnyRequest
 ) -> ClassifyAnswer | ExplainedAnswer | BatchAnswer:
-    """Return the intents of `text`, or a list of them for `texts`; with `explain` also the words that led to the best one."""
+    """Return the intents of `text`, or a list of them for `texts`; with `explain` also why the best one."""
     began = time.perf_counter()
     check_classify(data)
     if data.texts is not None:

@@ -12,9 +12,8 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 from services.trainer.runs.plan import Plan
 
 MAX_LINE_BYTES = 1024 * 1024
-# Threads of OpenBLAS spin while they wait for one another. Beside the other services on two cores that took most of a
-# training's time (50-60 s instead of 16 s for two small runs), so they go to sleep early. A value that is set counts.
-THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OPENBLAS_THREAD_TIMEOUT": "4"}
+# What is set in the environment counts instead.
+THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
 
 
 async def run_worker(plan: Plan) -> AsyncGenerator[pb.TrainingRun, None]:
