@@ -24,7 +24,7 @@ class AnsweredQuery:
 
 @dataclass(frozen=True)
 class ShadowAnswer:
-    """What the arm of an experiment that the caller did not hear said of the same query.
+    """The answer of the version whose answer the caller did not get.
 
     Attributes:
         arm: the arm that answered the caller, champion or challenger.

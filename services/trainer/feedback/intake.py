@@ -8,7 +8,7 @@ from services.trainer.dataset.examples import IMPORT, REVIEW, Example
 from services.trainer.dataset.files import BadLine, Format, parse_file
 from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 

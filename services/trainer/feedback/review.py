@@ -19,7 +19,7 @@ from services.language.names import KEYWORD_STAGE
 from services.language.text import normalise
 from services.trainer.dataset.words import content_words, describe_problem
 from services.trainer.errors import ReviewItemNotFound
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.storage import append_lines, read_messages, replace_file, to_json
 
@@ -69,7 +69,7 @@ def item_id(text: str) -> str:
 
 
 def find_reasons(query: AnsweredQuery, known_words: Collection[str]) -> Iterable[ReviewItem]:
-    """Yield the reasons to look at an answered query; no known words means that none can be told from the others."""
+    """Yield an item for every reason to look at an answered query; without known words none is unfamiliar."""
     if describe_problem(query.text):
         return
 

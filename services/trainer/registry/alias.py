@@ -55,8 +55,8 @@ class Alias:
     ) -> pb.ChampionAlias:
         """Make a version the champion in place of the expected one, and record it.
 
-        The champion that a rollback from this version leads to is the one it replaces; after a rollback, the one that
-        the version replaced when it was promoted.
+        `previous` is the version that a rollback would bring back. After a promotion it is the version just replaced;
+        after a rollback, the version that this one replaced when it was promoted.
 
         Raises:
             ChampionChanged: another champion than the expected one is there.

@@ -69,7 +69,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangeResult:
     """The alias after a change and what each replica did."""
 
     alias: pb.ChampionAlias
@@ -77,7 +77,7 @@ class Changed:
 
 
 class Champion:
-    """Changes the champion of one model, one change at a time on a store, whoever asks.
+    """Changes the champion of one model, one change at a time among all trainers on the same folders.
 
     Attributes:
         committing: whether replicas are swapping at this moment; until then a change may be cancelled without a trace.
@@ -90,7 +90,7 @@ class Champion:
         self._rehearse = rehearse
         self.committing = False
 
-    async def promote(self, change: Change, on_rehearsed: Callable[[], None] = lambda: None) -> Changed:
+    async def promote(self, change: Change, on_rehearsed: Callable[[], None] = lambda: None) -> ChangeResult:
         """Make a version the champion.
 
         Args:
@@ -110,7 +110,7 @@ class Champion:
             self._check_champion(change)
             return await self._swap(change)
 
-    async def roll_back(self, by: str, reason: str, expected: int = 0) -> Changed:
+    async def roll_back(self, by: str, reason: str, expected: int = 0) -> ChangeResult:
         """Bring the former champion back; done twice, it goes back two champions.
 
         Args:
@@ -155,7 +155,7 @@ class Champion:
         if serving != change.expected:
             raise ChampionChanged(change.expected, serving)
 
-    async def _swap(self, change: Change) -> Changed:
+    async def _swap(self, change: Change) -> ChangeResult:
         generation, addresses = self._registry.alias.next_generation(), await resolve(self._targets)
         prepared = await prepare(addresses, change.version, generation, hurry=change.is_rollback)
         _raise_if_refused(prepared, prepared)
@@ -171,7 +171,7 @@ class Champion:
             await self._call_back(change, generation, committed, results)
         alias = await self._move_alias(change, generation, ready)
         self._registry.alias.clear_pending()
-        return Changed(alias, results)
+        return ChangeResult(alias, results)
 
     async def _call_back(
         self, change: Change, generation: int, committed: Sequence[ReplicaResult], results: Sequence[ReplicaResult]

@@ -13,7 +13,7 @@ from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import Decision, Rule, decide
 from services.trainer.evaluation.metrics import evaluate_predictions
 from services.trainer.evaluation.slices import slices_of
-from services.trainer.feedback.query_log import AnsweredQuery
+from services.trainer.feedback.query_history import AnsweredQuery
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FEWEST_JUDGED = 30
@@ -61,7 +61,9 @@ class Observed:
     def accuracies(self) -> tuple[float, float]:
         """Shares of the judged that champion and challenger answered rightly."""
         count = max(1, len(self.judged))
-        return sum(each.right for each, _ in self.judged) / count, sum(each.right for _, each in self.judged) / count
+        champion = sum(prediction.right for prediction, _ in self.judged)
+        challenger = sum(prediction.right for _, prediction in self.judged)
+        return champion / count, challenger / count
 
 
 def pairs_of(queries: Sequence[AnsweredQuery], experiment_id: str) -> list[Pair]:
@@ -94,7 +96,7 @@ def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> 
         agreement=sum(pair.champion == pair.challenger for pair in both) / max(1, len(both)),
         champion_micros=_median([pair.champion_micros for pair in both]),
         challenger_micros=_median([pair.challenger_micros for pair in both]),
-        # The other side fails for the log in an arm that the champion answers.
+        # Where the champion answers the caller, the shadow is the challenger, so its failure counts.
         errors=sum(pair.failed and pair.arm == CHAMPION for pair in pairs),
         challenger_answered=sum(pair.arm == CHALLENGER for pair in pairs),
         judged=tuple(judged),

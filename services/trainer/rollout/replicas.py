@@ -20,7 +20,7 @@ STATUS_DEADLINE_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.2
 # A replica that reloads for another reason is done within this time.
 BUSY_ATTEMPTS = 25
-# One that starts is given this long by a promotion, and no time by whoever is in a hurry.
+# A promotion asks a replica that does not answer yet this many times, because it may be starting. A rollback asks once.
 STARTING_ATTEMPTS = 10
 
 _REFUSALS = {
@@ -151,7 +151,7 @@ async def _status(address: str) -> Replica | None:
 
 
 def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
-    """Return the results with those that did as asked noted as back on another version."""
+    """Return the results; a replica that had swapped is now said to be back on the given version."""
     return tuple(
         replace(result, version=version, problem="swapped and was sent back") if result.done else result
         for result in results

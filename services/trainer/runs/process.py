@@ -42,7 +42,7 @@ async def run_worker(plan: Plan) -> AsyncGenerator[pb.TrainingRun, None]:
             with contextlib.suppress(json_format.ParseError):
                 yield json_format.Parse(line, pb.TrainingRun())
     finally:
-        # The child has ended by itself, unless whoever listens has had enough.
+        # The child has ended by itself, unless the caller closed this generator early.
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()

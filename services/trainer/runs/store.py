@@ -1,7 +1,7 @@
 """Training runs as files: data/runs/<run_id>.json, replaced atomically before each stage begins.
 
-A lock beside them says that some trainer on the store has a run going on. A file <run_id>.cancel asks that trainer to
-end the run.
+A lock beside them says that some trainer on the same folders has a run going on. A file <run_id>.cancel asks that
+trainer to end the run.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
 
 class RunStore:
-    """All runs, in memory and on disk, those of other trainers on the store included. Ids sort by time.
+    """All runs, in memory and on disk, those of other trainers on the same folders included. Ids sort by time.
 
     Safe to read from any thread.
     """
@@ -33,7 +33,7 @@ class RunStore:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Read what another trainer on the store has written since."""
+        """Read what another trainer on the same folders has written since."""
         with self._reading:
             for path in self._folder.glob("[!.]*.json") if self._folder.is_dir() else ():
                 self._read(path)

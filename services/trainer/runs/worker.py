@@ -24,7 +24,7 @@ UNEXPECTED = "unexpected error; the trainer's log has the details"
 
 
 def main() -> None:
-    """Run the story once."""
+    """Carry out one run."""
     os.nice(LOWER_PRIORITY)
     plan = Plan.from_line(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()

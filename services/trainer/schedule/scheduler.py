@@ -1,9 +1,9 @@
 """The built-in schedule: a file that says when to ask for a training run.
 
-The schedule survives restarts and is one for all trainers on a store. Each trainer reads the file every few seconds.
-The first one that finds the moment passed moves it on, under a lock, and then asks for the run. So several trainers ask
-once, and moments that passed while no trainer was up are caught up by one run. A clock that was set back is noticed:
-the next moment then lies further ahead than the schedule allows.
+The schedule survives restarts and is one for all trainers on the same folders. Each trainer reads the file every few
+seconds. The first one that finds the moment passed moves it on, under a lock, and then asks for the run. So several
+trainers ask once, and moments that passed while no trainer was up are caught up by one run. A clock that was set back
+is noticed: the next moment then lies further ahead than the schedule allows.
 """
 
 import asyncio

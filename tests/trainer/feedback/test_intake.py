@@ -7,9 +7,9 @@ import pytest
 
 from services.trainer.dataset.files import Format
 from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQuery
-from services.trainer.feedback import query_log as query_history
+from services.trainer.feedback import query_history
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import ReviewQueue, item_id
 from services.trainer.feedback.store import FeedbackStore
 

@@ -85,6 +85,7 @@ class QueryHistory:
         except OSError:
             return
         if state.st_ino != self._inode or state.st_size < self._offset:
+            # At the first read and after a rotation, the rotated files may hold lines that were not read yet.
             for path in _choose_newest(rotated_files(self._query_log), LOOK_BACK_BYTES - state.st_size):
                 self._read(path, 0)
             self._inode, self._offset = state.st_ino, 0
@@ -115,13 +116,13 @@ class QueryHistory:
 
 
 def rotated_files(query_log: Path) -> Iterator[Path]:
-    """Yield the files rotated away, oldest first: the rest of the one read before may be among them."""
+    """Yield the rotated files of the query log, oldest first."""
     rotated = query_log.parent.glob(f"{query_log.name}.[0-9]*")
     yield from sorted(rotated, key=lambda path: int(path.suffix[1:]), reverse=True)
 
 
 def _choose_newest(oldest_first: Iterable[Path], room: int) -> list[Path]:
-    """Return the newest files that have room for so many bytes, the last one in part, oldest first."""
+    """Return the newest files, oldest first, until they hold `room` bytes or more together."""
     chosen: list[Path] = []
     for path in reversed(list(oldest_first)):
         if room <= 0:
