@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from difflib import get_close_matches
 from itertools import count
 
 from services.trainer.dataset.examples import IMPORT, REVIEW, Example
@@ -14,6 +15,8 @@ from services.trainer.feedback.store import Feedback, FeedbackStore
 
 MAX_LABELS = 10
 MAX_ERRORS = 100
+MAX_SHOWN_LABELS = 10
+MAX_SHOWN_CHARS = 80
 MAX_IMPORTED = 100_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 LOG_DELAY_ATTEMPTS = 15
@@ -27,7 +30,7 @@ class Intake:
         self._store = store
         self._history = history
         self._queue = queue
-        self._labels = frozenset(labels)
+        self._labels = dict.fromkeys(labels)
         self._one_at_a_time = asyncio.Lock()
 
     async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
@@ -104,10 +107,12 @@ class Intake:
             error = row if isinstance(row, BadLine) else self._problem(*row)
             if error is not None:
                 errors.append(error)
+                if len(errors) == MAX_ERRORS:
+                    break
             elif not isinstance(row, BadLine):
                 accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
         if errors or not accepted:
-            return 0, errors[:MAX_ERRORS]
+            return 0, errors
         async with self._one_at_a_time:
             await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
@@ -126,7 +131,7 @@ class Intake:
             raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
         for index, label in enumerate(labels):
             if label not in self._labels:
-                raise InvalidRequest(f"labels[{index}]", f"{label[:80]!r} is no label of the taxonomy")
+                raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, list(self._labels)))
         if len(set(labels)) != len(labels):
             raise InvalidRequest("labels", "names a label twice")
 
@@ -145,3 +150,12 @@ class Intake:
 def _check_count(count: int) -> None:
     if count > MAX_IMPORTED:
         raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")
+
+
+def _describe_unknown_label(label: str, known: Sequence[str]) -> str:
+    """Say that a label is not known, which known one is spelt nearly like it, and some of those that exist."""
+    label = label[:MAX_SHOWN_CHARS]
+    close = get_close_matches(label, known, n=1)
+    problem = f"{label!r} is not a known label" + (f"; did you mean {close[0]!r}?" if close else ".")
+    more = f" and {len(known) - MAX_SHOWN_LABELS} more" if len(known) > MAX_SHOWN_LABELS else ""
+    return f"{problem} Known labels: {', '.join(known[:MAX_SHOWN_LABELS])}{more}"
