@@ -15,8 +15,9 @@ from services.trainer.feedback.store import Feedback, FeedbackStore
 
 MAX_LABELS = 10
 MAX_ERRORS = 100
+# gRPC refuses an answer whose error texts are longer than a few thousand characters.
 MAX_SHOWN_LABELS = 10
-MAX_SHOWN_CHARS = 80
+MAX_SHOWN_CHARS = 40
 MAX_IMPORTED = 100_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 LOG_DELAY_ATTEMPTS = 15
@@ -154,8 +155,12 @@ def _check_count(count: int) -> None:
 
 def _describe_unknown_label(label: str, known: Sequence[str]) -> str:
     """Say that a label is not known, which known one is spelt nearly like it, and some of those that exist."""
-    label = label[:MAX_SHOWN_CHARS]
-    close = get_close_matches(label, known, n=1)
-    problem = f"{label!r} is not a known label" + (f"; did you mean {close[0]!r}?" if close else ".")
+    close = get_close_matches(label[:MAX_SHOWN_CHARS], known, n=1)
+    problem = f"{_cut(label)!r} is not a known label" + (f"; did you mean {_cut(close[0])!r}?" if close else ".")
+    shown = ", ".join(_cut(name) for name in known[:MAX_SHOWN_LABELS])
     more = f" and {len(known) - MAX_SHOWN_LABELS} more" if len(known) > MAX_SHOWN_LABELS else ""
-    return f"{problem} Known labels: {', '.join(known[:MAX_SHOWN_LABELS])}{more}"
+    return f"{problem} Known labels: {shown}{more}"
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= MAX_SHOWN_CHARS else f"{label[:MAX_SHOWN_CHARS]}…"

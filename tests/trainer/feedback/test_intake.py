@@ -41,6 +41,7 @@ async def examples(*rows: tuple[str, Sequence[str]]) -> AsyncIterator[tuple[str,
             "'hardwear' is not a known label; did you mean 'hardware'? Known labels: printer, hardware",
         ),
         (["printer"], "'hardwear' is not a known label. Known labels: printer"),
+        (["x" * 50], f"'hardwear' is not a known label. Known labels: {'x' * 40}…"),
         ([*"abcdefghijkl"], "'hardwear' is not a known label. Known labels: a, b, c, d, e, f, g, h, i, j and 2 more"),
     ],
 )
