@@ -139,8 +139,8 @@ def main() -> None:
     harmless = challenge(data, HARMLESS_SHARE, asked.rounds, champion, chance)
     goal = measure_accuracy(data, champion, data.test) - POINTS_WORSE
     worse = challenge(data, find_share_of_worse(data, goal, chance), asked.rounds, champion, chance)
-    promoted = sum(decision.promoted for decision in harmless)
-    refused = sum(not decision.promoted for decision in worse)
+    promoted = sum(decision.passed for decision in harmless)
+    refused = sum(not decision.passed for decision in worse)
     print(f"{promoted} of {asked.rounds} harmless promoted, limit {PROMOTED:.0%}")
     print(f"{refused} of {asked.rounds} three points worse refused, limit {REFUSED:.0%}")
     sys.exit(0 if promoted >= PROMOTED * asked.rounds and refused >= REFUSED * asked.rounds else 1)

@@ -18,7 +18,7 @@ from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import split
 from services.trainer.evaluation.metrics import measure_accuracy
 from services.trainer.fitting.fit import fit
-from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
+from services.trainer.fitting.label_noise import find_label_noise, select_to_leave_out
 from services.trainer.graphs.cascade import Cascade
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from services.trainer.graphs.export import export_graphs
@@ -56,7 +56,7 @@ def measure(
 ) -> bool:
     """Print what is found and, given test examples, what that is worth; say whether it is within the limits."""
     name = "embeddings" if embeddings is not None else "words"
-    suspects = {found.example for found in worth_leaving_out(find_label_noise(noisy, embeddings), noisy)}
+    suspects = {found.example for found in select_to_leave_out(find_label_noise(noisy, embeddings), noisy)}
     hits = len(suspects & injected)
     recall, precision = hits / len(injected), hits / max(1, len(suspects))
     print(f"{name}: {recall:.3f} of {len(injected)} found at precision {precision:.3f}", flush=True)

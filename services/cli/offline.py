@@ -45,7 +45,7 @@ def train(
 
     The feedback of the data folder is learned too, unless --model or --models name another model than the settings do.
     """
-    from services.cli import learning
+    from services.cli import offline_work
     from services.trainer.rollout.rehearsal import MEBIBYTE
     from services.trainer.runs.plan import Plan
 
@@ -68,7 +68,7 @@ def train(
         snapshot_id=snapshot,
     )
     with _one_line_errors():
-        summary = learning.train(plan, settings.rehearsal_memory_mib * MEBIBYTE)
+        summary = offline_work.train(plan, settings.rehearsal_memory_mib * MEBIBYTE)
     if as_json:
         print_json(summary)
     else:
@@ -91,11 +91,11 @@ def evaluate(
 
     Examples with an empty list of labels are out of scope: the right answer to them is none.
     """
-    from services.cli import learning
+    from services.cli import offline_work
 
     settings = load_settings(Settings)
     with _one_line_errors():
-        summary = learning.evaluate_version(
+        summary = offline_work.evaluate_version(
             models or settings.models_dir,
             model or settings.model,
             examples,

@@ -12,6 +12,7 @@ from services.inference.classifiers.keywords import KeywordClassifier
 from services.inference.classifiers.taxonomy import NO_TAXONOMY, load_taxonomy
 from services.inference.dishes.catalogue import NO_CATALOGUE, load_catalogue
 from services.inference.dishes.recommender import Recommender
+from services.inference.error_table import ERROR_TABLE
 from services.inference.errors import BrokenData
 from services.inference.models.following import follow
 from services.inference.models.holder import ModelHolder
@@ -21,7 +22,6 @@ from services.inference.queries.experiment import ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import SERVICE_NAME, InferenceServicer
 from services.inference.settings import Settings
-from services.inference.status import ERROR_TABLE
 from services.language.encoder import Encoder, EncoderDamaged, load_encoder
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, start, until_signal

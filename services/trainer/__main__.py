@@ -13,7 +13,7 @@ from moodfood.trainer.v1 import experiments_pb2_grpc, scheduler_pb2_grpc, traine
 
 from services.trainer.api import experiments as experiments_api
 from services.trainer.api import schedules, training
-from services.trainer.api.errors import ERROR_TABLE
+from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.labelling import Labelling
 from services.trainer.api.operations import OperationsServicer
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
@@ -22,7 +22,7 @@ from services.trainer.dataset.taxonomy import list_known_labels
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import SUSPECTS_FILE, ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.graphs.version import read_learned_words
@@ -151,7 +151,7 @@ class Trainer:
             _log.error("cannot mend what was found; free the disk and start again", problem=str(error))
 
     async def train_first_model(self) -> None:
-        """Begin the first run of an empty registry, unless another trainer on the store has begun it."""
+        """Begin the first run of an empty registry, unless another trainer on the same folders has begun it."""
         if self.registry.alias.read() is None:
             with contextlib.suppress(RetrainInProgress):
                 run = await self.runner.start(trainer_pb2.TRIGGER_FIRST_MODEL)

@@ -1,4 +1,4 @@
-"""Every exception that the trainer raises on purpose. `api/errors.py` gives each of them its gRPC status.
+"""Every exception that the trainer raises on purpose. `api/error_table.py` gives each of them its gRPC status.
 
 The text of an exception reaches the caller. It says what happened and what to do.
 

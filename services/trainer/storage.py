@@ -62,7 +62,7 @@ def try_lock(path: Path) -> FileLock | None:
         StorageFailed: the lock cannot be taken for another reason.
 
     """
-    # A lock of its own for each caller: one that two callers share lets the second in.
+    # Every call makes its own FileLock: one object that two callers share would let the second caller in.
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def test_narrow_terminal_cuts_nothing_off(capsys: pytest.CaptureFixture[str], mo
     print_table(("item", "text"), [("d28ccd1e6f0a1b2c", "word " * 20)])
     shown = capsys.readouterr().out
     assert "…" not in shown
-    assert 20 == shown.count("word")
+    assert shown.count("word") == 20
 
 
 def test_other_writing_is_not_touched() -> None:

@@ -14,7 +14,7 @@ from services.inference.models.servable import Servable
 from services.inference.queries.answering import Answerer
 from services.inference.queries.experiment import Experiment
 from services.inference.queries.query_log import QueryLog
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
 from services.trainer.feedback.review import Reason, find_reasons
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.experiment_verdict import observe, pairs_of

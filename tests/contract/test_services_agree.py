@@ -9,11 +9,11 @@ import pytest
 import services.inference
 import services.trainer
 from services.gateway.routes import fields, queries
+from services.inference import error_table as inference_errors
 from services.inference import request_checks
-from services.inference import status as inference_status
 from services.inference.errors import InferenceError
 from services.language import text
-from services.trainer.api import errors as trainer_status
+from services.trainer.api import error_table as trainer_errors
 from services.trainer.errors import TrainerError
 from services.transport.errors import ErrorTable, status_of
 
@@ -32,8 +32,8 @@ def kinds_of(base: type[Exception]) -> set[type[Exception]]:
 @pytest.mark.parametrize(
     ("service", "base", "table"),
     [
-        (services.inference, InferenceError, inference_status.ERROR_TABLE),
-        (services.trainer, TrainerError, trainer_status.ERROR_TABLE),
+        (services.inference, InferenceError, inference_errors.ERROR_TABLE),
+        (services.trainer, TrainerError, trainer_errors.ERROR_TABLE),
     ],
     ids=["inference", "trainer"],
 )

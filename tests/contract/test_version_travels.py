@@ -154,19 +154,19 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
 def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path) -> None:
     registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
     assert encoder is not None
-    scorer, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder))
+    cascade, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder))
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
     loader = Loader(RegistryReader(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])
     texts = [each.text for each in held_out]
-    measured, outcomes = scorer.answer(texts), answer(texts, loader.load(1, 1).stages, 1)
+    measured, outcomes = cascade.answer(texts), answer(texts, loader.load(1, 1).stages, 1)
     kinds = [StageKind.TRANSFORMER if each else StageKind.LINEAR for each in measured.escalated]
     assert {StageKind.TRANSFORMER, StageKind.LINEAR} == set(kinds)
     for row, outcome, kind, answered in zip(measured.probabilities, outcomes, kinds, measured.answered, strict=True):
         if not answered:
             assert outcome.intents[0].label == "unknown"
             continue
-        assert (outcome.kind, outcome.intents[0].label) == (kind, scorer.labels[int(row.argmax())])
+        assert (outcome.kind, outcome.intents[0].label) == (kind, cascade.labels[int(row.argmax())])
         # The trainer's embeddings are kept in 16 bits.
         assert abs(outcome.intents[0].confidence - row.max()) < 0.01
 

@@ -21,7 +21,7 @@ from moodfood.registry.v1.manifest_pb2 import Manifest, RuleResult
 from services.trainer.registry.alias import Alias
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
-from services.trainer.rollout.champion import Champion, Change, Changed
+from services.trainer.rollout.champion import Champion, Change, ChangeResult
 from tests.conftest import ROOT
 from tests.registries import MODEL
 from tests.system import eventually, free_ports
@@ -154,7 +154,7 @@ async def passes(_manifest: Manifest) -> list[RuleResult]:
     return [RuleResult(rule="rehearsal_loads", passed=True)]
 
 
-def promote(fleet: Fleet, version: int, registry: ModelRegistry | None = None) -> Changed:
+def promote(fleet: Fleet, version: int, registry: ModelRegistry | None = None) -> ChangeResult:
     registry = registry or fleet.registry
     change = Change(version, registry.alias.version(), "test", "fault injection", must_reach=True)
     return asyncio.run(Champion(registry, fleet.targets, passes).promote(change))
@@ -220,7 +220,7 @@ def test_replica_killed_before_it_commits_stops_nobody_and_comes_back_on_the_cha
         assert_only_the_last_was_not_reached(fleet, change, "not reached while committing")
 
 
-def assert_only_the_last_was_not_reached(fleet: Fleet, change: Changed, problem: str) -> None:
+def assert_only_the_last_was_not_reached(fleet: Fleet, change: ChangeResult, problem: str) -> None:
     ended, healthy = time.monotonic(), [0, 1, 2, 3]
     assert [replica.target for replica in change.replicas] == fleet.targets
     assert [replica.problem for replica in change.replicas[:4]] == [""] * 4

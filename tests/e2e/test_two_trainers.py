@@ -1,4 +1,4 @@
-"""Two trainers on one store: whatever asks, one run goes on, and both know of it."""
+"""Two trainers on the same folders: whatever asks, one run goes on, and both know of it."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -22,8 +22,8 @@ from moodfood.trainer.v1 import (
 from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.settings import Settings
-from services.inference.status import ERROR_TABLE as INFERENCE_ERRORS
-from services.trainer.api.errors import ERROR_TABLE as TRAINER_ERRORS
+from services.inference.error_table import ERROR_TABLE as INFERENCE_ERRORS
+from services.trainer.api.error_table import ERROR_TABLE as TRAINER_ERRORS
 from services.transport.health import add_health
 from services.transport.serving import build_server
 

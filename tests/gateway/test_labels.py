@@ -12,11 +12,11 @@ from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.routes.labels import MAX_IMPORT_BYTES, PIECE_BYTES
 from services.gateway.settings import Settings
-from services.trainer.api.errors import ERROR_TABLE
+from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.labelling import Labelling, LabellingServicer
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from tests.fakes import running

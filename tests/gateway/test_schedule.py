@@ -11,7 +11,7 @@ from moodfood.trainer.v1 import scheduler_pb2_grpc
 from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.settings import Settings
-from services.trainer.api.errors import ERROR_TABLE
+from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.schedules import SchedulerServicer
 from services.trainer.schedule.scheduler import Scheduler
 from tests.fakes import running

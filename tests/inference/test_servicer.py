@@ -16,13 +16,13 @@ from services.inference.classifiers.linear import NO_WORDS
 from services.inference.classifiers.taxonomy import load_taxonomy
 from services.inference.dishes.catalogue import load_catalogue
 from services.inference.dishes.recommender import Recommender
+from services.inference.error_table import ERROR_TABLE
 from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.queries.experiment import ExperimentFollower
 from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
-from services.inference.status import ERROR_TABLE
 from services.language.encoder import Encoder, load_encoder
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running

@@ -12,7 +12,7 @@ from litestar.openapi.spec import Operation, RequestBody
 from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
-# The owner of this limit is inference; a contract test proves that both say the same.
+# The owner of this limit is services/language/text.py; a contract test proves that both say the same.
 MAX_TEXT_CHARS = 10_000
 
 Text = Annotated[

@@ -27,7 +27,7 @@ class AnsweredQuery:
 
 @dataclass(frozen=True)
 class ShadowAnswer:
-    """The shadow answer: what the arm that did not answer the caller would have said.
+    """The answer of the version whose answer the caller did not get.
 
     Attributes:
         experiment_id: the experiment.

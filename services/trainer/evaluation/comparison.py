@@ -19,7 +19,7 @@ CONFIDENCE = 0.99
 # A group with fewer examples is not compared.
 FEWEST_EXAMPLES = 20
 # The level of all sign tests of one kind of group together; on few examples they err far less often than that.
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _sign_test(lost: int, gained: int) -> float:
     return float(binom.sf(lost - 1, lost + gained, 0.5))
 
 
-def holm(chances: Sequence[float], level: float = LEVEL) -> list[bool]:
+def holm(chances: Sequence[float], level: float = SIGNIFICANCE) -> list[bool]:
     """Say for each p-value whether its test rejects, when all tests together may err with probability `level`."""
     order = sorted(range(len(chances)), key=chances.__getitem__)
     rejected = [False] * len(chances)

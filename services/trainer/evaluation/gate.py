@@ -46,7 +46,7 @@ class Decision:
     groups: tuple[GroupComparison, ...] = field(default=(), repr=False)
 
     @property
-    def promoted(self) -> bool:
+    def passed(self) -> bool:
         """Whether every rule passed, so that the challenger may serve."""
         return all(rule.passed for rule in self.rules)
 

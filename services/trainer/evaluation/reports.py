@@ -51,7 +51,8 @@ def _training_choices(choices: Choices) -> TrainingChoices:
 
 def promotion_decision(decision: Decision) -> PromotionDecision:
     """Translate a decision."""
-    message = PromotionDecision(promoted=decision.promoted, champion_version=decision.champion_version)
+    # The field has the name that stored decisions have had from the start; it says that every rule passed.
+    message = PromotionDecision(promoted=decision.passed, champion_version=decision.champion_version)
     message.rules.extend(rule_results(decision.rules))
     for group in decision.groups:
         message.parts.add(

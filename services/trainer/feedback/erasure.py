@@ -17,7 +17,7 @@ import structlog
 from moodfood.events.v1.events_pb2 import FeedbackRecord
 
 from services.trainer.dataset.examples import FROM_PEOPLE
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, parse_query, rotated_files
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory, parse_query, rotated_files
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.storage import locked, read_lines, replace_file, storage_errors
 

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from difflib import get_close_matches
 from itertools import count
 
 from services.trainer.dataset.examples import IMPORT, REVIEW, Example
 from services.trainer.dataset.files import BadLine, Format, parse_file
 from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 
 MAX_LABELS = 10
 MAX_ERRORS = 100
+# gRPC refuses an answer whose error texts are longer than a few thousand characters.
+MAX_SHOWN_LABELS = 10
+MAX_SHOWN_CHARS = 40
 MAX_IMPORTED = 100_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 LOG_DELAY_ATTEMPTS = 15
@@ -27,7 +31,7 @@ class Intake:
         self._store = store
         self._history = history
         self._queue = queue
-        self._labels = frozenset(labels)
+        self._labels = dict.fromkeys(labels)
         self._one_at_a_time = asyncio.Lock()
 
     async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
@@ -116,10 +120,12 @@ class Intake:
             error = row if isinstance(row, BadLine) else self._find_problem(*row)
             if error is not None:
                 errors.append(error)
+                if len(errors) == MAX_ERRORS:
+                    break
             elif not isinstance(row, BadLine):
                 accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
         if errors or not accepted:
-            return 0, errors[:MAX_ERRORS]
+            return 0, errors
         async with self._one_at_a_time:
             await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
@@ -138,7 +144,7 @@ class Intake:
             raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
         for index, label in enumerate(labels):
             if label not in self._labels:
-                raise InvalidRequest(f"labels[{index}]", f"{label[:80]!r} is not a known label; check its spelling")
+                raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, list(self._labels)))
         if len(set(labels)) != len(labels):
             raise InvalidRequest("labels", "has a label twice; send each label once")
 
@@ -161,4 +167,17 @@ class Intake:
 
 def _check_count(count: int) -> None:
     if count > MAX_IMPORTED:
-        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; send them in several imports")
+        raise InvalidRequest("examples", f"are more than {MAX_IMPORTED:,}; import them in parts")
+
+
+def _describe_unknown_label(label: str, known: Sequence[str]) -> str:
+    """Say that a label is not known, which known one is spelt nearly like it, and some of those that exist."""
+    close = get_close_matches(label[:MAX_SHOWN_CHARS], known, n=1)
+    problem = f"{_cut(label)!r} is not a known label" + (f"; did you mean {_cut(close[0])!r}?" if close else ".")
+    shown = ", ".join(_cut(name) for name in known[:MAX_SHOWN_LABELS])
+    more = f" and {len(known) - MAX_SHOWN_LABELS} more" if len(known) > MAX_SHOWN_LABELS else ""
+    return f"{problem} Known labels: {shown}{more}"
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= MAX_SHOWN_CHARS else f"{label[:MAX_SHOWN_CHARS]}…"

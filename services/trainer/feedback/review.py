@@ -19,7 +19,7 @@ from services.language.names import KEYWORD_STAGE
 from services.language.text import normalise
 from services.trainer.dataset.words import content_words, describe_problem
 from services.trainer.errors import ReviewItemNotFound
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.storage import append_lines, read_messages, replace_file, to_json
 

@@ -23,8 +23,8 @@ from services.trainer.fitting.linear import LinearClassifier
 from services.trainer.fitting.ngrams import count_words
 from services.trainer.fitting.training_set import Embedder, build_label_matrix, fold_of, target_distributions
 
-# The given labels must get less than GIVEN_SHARE of a guess among all labels, and less than MOST_GIVEN: with few labels
-# a guess is much.
+# A guess among n labels gives a label the probability 1/n. An example is suspected when its labels get less than
+# GIVEN_SHARE of that. With few labels 1/n is large, so they must also get less than MOST_GIVEN.
 GIVEN_SHARE, MOST_GIVEN = 0.75, 0.04
 LEAST_BELIEVED = 0.5
 # With fewer examples no model is good enough to contradict a person.
@@ -74,8 +74,8 @@ def find_label_noise(examples: Sequence[Example], embeddings: Embedder | None) -
     return tuple(Suspicion(examples[row], labels[best[row]], float(believed[row])) for row in rows)
 
 
-def worth_leaving_out(found: Sequence[Suspicion], examples: Sequence[Example]) -> tuple[Suspicion, ...]:
-    """Return the suspicions when there are more than a model has about right labels, else none."""
+def select_to_leave_out(found: Sequence[Suspicion], examples: Sequence[Example]) -> tuple[Suspicion, ...]:
+    """Return all suspicions if they are more than a model has on correct data; if they are fewer, return none."""
     return tuple(found) if len(found) > WORTH_LEAVING_OUT * len(examples) else ()
 
 

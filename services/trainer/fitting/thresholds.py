@@ -1,7 +1,7 @@
-"""Chooses where a stage stops to answer: it escalates a query to the next stage, or abstains. Pure functions.
+"""Chooses below which values a stage gives no answer, and hands a query on.
 
-The linear stage escalates a query when its best two scores are close together (the margin is small) or when its best
-score is low. The last stage abstains when its confidence is low.
+The linear stage escalates a query to the next stage when its best two scores are close together (the margin is small)
+or when its best score is low. The last stage abstains when its confidence is low. All functions here are pure.
 """
 
 from collections.abc import Callable

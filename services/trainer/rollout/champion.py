@@ -69,15 +69,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """The result of a change: the new alias, and what each replica did."""
+class ChangeResult:
+    """The alias after a change and what each replica did."""
 
     alias: pb.ChampionAlias
     replicas: tuple[ReplicaResult, ...]
 
 
 class Champion:
-    """Changes the champion of one model, one change at a time, also when several processes ask.
+    """Changes the champion of one model, one change at a time among all trainers on the same folders.
 
     Attributes:
         committing: whether replicas are swapping now. Before that, a change can be cancelled and leaves no trace.
@@ -90,7 +90,7 @@ class Champion:
         self._rehearse = rehearse
         self.committing = False
 
-    async def promote(self, change: Change, on_rehearsed: Callable[[], None] = lambda: None) -> Changed:
+    async def promote(self, change: Change, on_rehearsed: Callable[[], None] = lambda: None) -> ChangeResult:
         """Make a version the champion.
 
         Args:
@@ -115,8 +115,8 @@ class Champion:
             self._check_champion(change)
             return await self._swap(change)
 
-    async def roll_back(self, by: str, reason: str, expected: int = 0) -> Changed:
-        """Make the former champion the champion again. Two rollbacks go back two champions.
+    async def roll_back(self, by: str, reason: str, expected: int = 0) -> ChangeResult:
+        """Bring the former champion back; done twice, it goes back two champions.
 
         Args:
             by: who asks.
@@ -161,7 +161,7 @@ class Champion:
         if serving != change.expected:
             raise ChampionChanged(change.expected, serving)
 
-    async def _swap(self, change: Change) -> Changed:
+    async def _swap(self, change: Change) -> ChangeResult:
         generation, addresses = self._registry.alias.next_generation(), await resolve(self._targets)
         prepared = await prepare(addresses, change.version, generation, hurry=change.is_rollback)
         _raise_if_refused(prepared, prepared)
@@ -177,7 +177,7 @@ class Champion:
             await self._call_back(change, generation, committed, results)
         alias = await self._move_alias(change, generation, ready)
         self._registry.alias.clear_pending()
-        return Changed(alias, results)
+        return ChangeResult(alias, results)
 
     async def _call_back(
         self, change: Change, generation: int, committed: Sequence[ReplicaResult], results: Sequence[ReplicaResult]

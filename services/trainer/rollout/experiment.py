@@ -18,7 +18,7 @@ from services.trainer.errors import (
 )
 from services.trainer.evaluation.gate import Decision
 from services.trainer.evaluation.reports import promotion_decision
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change

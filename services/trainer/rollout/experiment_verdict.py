@@ -13,7 +13,7 @@ from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import Decision, Rule, decide
 from services.trainer.evaluation.metrics import evaluate_predictions
 from services.trainer.evaluation.slices import slices_of
-from services.trainer.feedback.query_log import AnsweredQuery
+from services.trainer.feedback.query_history import AnsweredQuery
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FEWEST_JUDGED = 30
@@ -69,9 +69,9 @@ class Observed:
     def accuracies(self) -> tuple[float, float]:
         """Accuracy of the champion and of the challenger on the labelled queries, in [0, 1]."""
         count = max(1, len(self.judged))
-        champion = sum(judgement.right for judgement, _ in self.judged) / count
-        challenger = sum(judgement.right for _, judgement in self.judged) / count
-        return champion, challenger
+        champion = sum(prediction.right for prediction, _ in self.judged)
+        challenger = sum(prediction.right for _, prediction in self.judged)
+        return champion / count, challenger / count
 
 
 def pairs_of(queries: Sequence[AnsweredQuery], experiment_id: str) -> list[Pair]:
@@ -110,7 +110,7 @@ def observe(pairs: Sequence[Pair], labels_of: Mapping[str, tuple[str, ...]]) -> 
         agreement=sum(pair.champion == pair.challenger for pair in both) / max(1, len(both)),
         champion_micros=_median([pair.champion_micros for pair in both]),
         challenger_micros=_median([pair.challenger_micros for pair in both]),
-        # Where the champion answered the caller, the arm that failed is the challenger.
+        # Where the champion answers the caller, the shadow is the challenger, so its failure counts.
         errors=sum(pair.failed and pair.arm == CHAMPION for pair in pairs),
         challenger_answered=sum(pair.arm == CHALLENGER for pair in pairs),
         judged=tuple(judged),

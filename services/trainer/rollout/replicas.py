@@ -20,7 +20,7 @@ STATUS_DEADLINE_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.2
 # A replica that is busy with another reload has finished after so many attempts.
 BUSY_ATTEMPTS = 25
-# A promotion waits this many attempts for a replica that starts. A rollback does not wait.
+# A promotion asks a replica that does not answer yet this many times, because it may be starting. A rollback asks once.
 STARTING_ATTEMPTS = 10
 
 _REFUSALS = {
@@ -154,7 +154,7 @@ async def _status(address: str) -> Replica | None:
 
 
 def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[ReplicaResult, ...]:
-    """Return the results after the replicas that took the new version were sent back to `version`."""
+    """Return the results; a replica that had swapped is now said to be back on the given version."""
     return tuple(
         replace(result, version=version, problem="swapped, then went back because another replica refused")
         if result.done

@@ -17,7 +17,7 @@ from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.errors import ModelVersionNotFound
 from services.trainer.feedback.review import CONTRADICTORY, SUSPECTED_NOISE, write_suspects
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.fitting.label_noise import Suspicion, find_label_noise, worth_leaving_out
+from services.trainer.fitting.label_noise import Suspicion, find_label_noise, select_to_leave_out
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.stages import Report, RunStage
@@ -79,7 +79,7 @@ def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tu
     suspected = find_label_noise(cleaned.examples, embeddings)
     if plan.suspects_file:
         write_suspects(Path(plan.suspects_file), _list_suspects(suspected, cleaned.contradictory))
-    noise = worth_leaving_out(suspected, cleaned.examples)
+    noise = select_to_leave_out(suspected, cleaned.examples)
     report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
     snapshot = split(

@@ -1,4 +1,4 @@
-"""Trains and registers a version: collect, clean, snapshot, train, export, parity, evaluate, decide, register.
+"""The stages of a run: collect, clean, snapshot, train, export, parity, evaluate, decide, register.
 
 It needs no server. The trainer runs it in a child process, and `moodfood train` runs it directly; both promote the
 version afterwards. A stage that fails raises an exception. Before `register`, only the dataset snapshot is written.
@@ -38,29 +38,19 @@ MAX_ANSWERS = 100
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """The graphs of a fitted model, and the scorer that answers queries with them."""
+class _Exported:
+    """The graphs of a fitted model, and the cascade that answers with them."""
 
     graphs: Graphs
-    scorer: Cascade
+    cascade: Cascade
 
 
 @dataclass(frozen=True)
 class _Challenger:
-    """What becomes a version.
+    """What may become a version: an evaluation model, fitted without the held-out examples, and a serving model."""
 
-    Attributes:
-        judged: the evaluated model, which was not fitted to the hold-out.
-        served: the serving model, which was fitted to all examples.
-        choices: the settings that cross-validation chose.
-        evaluation: the metrics on the hold-out.
-        probes, head_probes: recorded answers of the linear stage and of the transformer stage.
-        answers: recorded answers of the whole cascade.
-
-    """
-
-    judged: _Candidate
-    served: _Candidate
+    evaluation_model: _Exported
+    serving_model: _Exported
     choices: Choices
     evaluation: Evaluation
     probes: tuple[pb.Probe, ...]
@@ -69,11 +59,7 @@ class _Challenger:
 
 
 def retrain(plan: Plan, report: Report) -> int:
-    """Train and register a version, and return its number. Metrics and decision are in the registry.
-
-    Args:
-        plan: the files of the run.
-        report: called at each stage and during it, with the share that is done.
+    """Run all stages and return the number of the registered version; the registry holds what was measured.
 
     Raises:
         BrokenData: a file of the plan cannot be read.
@@ -86,10 +72,10 @@ def retrain(plan: Plan, report: Report) -> int:
     report(RunStage.COLLECT, 0.0)
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
     snapshot, summary = repeat(plan, report) if plan.snapshot_id else collect(plan, embeddings, report)
-    judged, served, choices = _train(snapshot, embeddings, report)
+    evaluation_model, serving_model, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE, 0.0)
-    challenger = _evaluate_challenger(judged, served, choices, snapshot, snapshot.golden)
-    champion_version, champion = _evaluate_champion(registry, snapshot, snapshot.golden, embeddings)
+    challenger = _evaluate_challenger(evaluation_model, serving_model, choices, snapshot)
+    champion_version, champion = _evaluate_champion(registry, snapshot, embeddings)
     report(RunStage.DECIDE, 0.0)
     decision = decide(challenger.evaluation, champion, champion_version)
     report(RunStage.REGISTER, 0.0)
@@ -101,7 +87,7 @@ def retrain(plan: Plan, report: Report) -> int:
 
 def _train(
     snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None, report: Report
-) -> tuple[_Candidate, _Candidate, Choices]:
+) -> tuple[_Exported, _Exported, Choices]:
     if not snapshot.train or not snapshot.evaluation_examples:
         to_fit, to_evaluate = len(snapshot.train), len(snapshot.evaluation_examples)
         raise StageFailed(
@@ -115,76 +101,77 @@ def _train(
         count_steps(report, RunStage.TRAIN, FITS_WITH_HEAD if embeddings is not None else FITS_WITHOUT_HEAD),
     )
     report(RunStage.EXPORT, 0.0)
-    judged = _export(models.evaluation, embeddings)
-    served = judged if models.serving is models.evaluation else _export(models.serving, embeddings)
+    evaluation_model = _export(models.evaluation, embeddings)
+    is_one_model = models.serving is models.evaluation
+    serving_model = evaluation_model if is_one_model else _export(models.serving, embeddings)
     report(RunStage.PARITY, 0.0)
-    for model, candidate in ((models.evaluation, judged), (models.serving, served)):
-        _check_parity(model, candidate.scorer, [example.text for example in snapshot.evaluation_examples], embeddings)
-    return judged, served, models.serving.choices
+    texts = [example.text for example in snapshot.evaluation_examples]
+    for fitted, exported in ((models.evaluation, evaluation_model), (models.serving, serving_model)):
+        _check_parity(fitted, exported.cascade, texts, embeddings)
+    return evaluation_model, serving_model, models.serving.choices
 
 
-def _export(model: FittedModel, embeddings: EmbeddingStore | None) -> _Candidate:
+def _export(model: FittedModel, embeddings: EmbeddingStore | None) -> _Exported:
     graphs = export_graphs(model)
-    return _Candidate(graphs, Cascade(graphs, model.labels, model.thresholds, embeddings))
+    return _Exported(graphs, Cascade(graphs, model.labels, model.thresholds, embeddings))
 
 
-def _check_parity(model: FittedModel, scorer: Cascade, texts: Sequence[str], embeddings: EmbeddingStore | None) -> None:
-    exported, scores = scorer.ask_linear(texts)
+def _check_parity(
+    model: FittedModel, cascade: Cascade, texts: Sequence[str], embeddings: EmbeddingStore | None
+) -> None:
+    exported, scores = cascade.ask_linear(texts)
     check_parity(model.linear.predict_proba([normalise(text) for text in texts]), exported, texts)
     if model.head is not None and embeddings is not None:
         features = np.hstack([embeddings.embed(texts).astype(np.float32), scores])
-        check_parity(model.head.predict_proba(features), scorer.ask_transformer(texts, scores), texts)
+        check_parity(model.head.predict_proba(features), cascade.ask_transformer(texts, scores), texts)
 
 
 def _evaluate_challenger(
-    judged: _Candidate, served: _Candidate, choices: Choices, snapshot: DatasetSnapshot, golden: Sequence[Example]
+    evaluation_model: _Exported, serving_model: _Exported, choices: Choices, snapshot: DatasetSnapshot
 ) -> _Challenger:
-    golden_texts = [example.text for example in golden]
-    thresholds = lower_thresholds(served.scorer, golden_texts)
-    served = replace(served, scorer=served.scorer.with_thresholds(thresholds))
-    judged = replace(judged, scorer=judged.scorer.with_thresholds(thresholds))
-    evaluation = measure(judged.scorer, snapshot.evaluation_examples, served.graphs.size_bytes)
-    evaluation = measure_golden(evaluation, served.scorer, golden)
+    golden_texts = [example.text for example in snapshot.golden]
+    evaluation_texts = [example.text for example in snapshot.evaluation_examples]
+    thresholds = lower_thresholds(serving_model.cascade, golden_texts)
+    evaluation_cascade = evaluation_model.cascade.with_thresholds(thresholds)
+    serving_cascade = serving_model.cascade.with_thresholds(thresholds)
+    evaluation = measure(evaluation_cascade, snapshot.evaluation_examples, serving_model.graphs.size_bytes)
+    evaluation = measure_golden(evaluation, serving_cascade, snapshot.golden)
     withheld = snapshot.feedback_holdout
-    probe_texts = (golden_texts or [example.text for example in snapshot.evaluation_examples])[:MAX_PROBES]
-    probabilities, scores = served.scorer.ask_linear(probe_texts)
+    probe_texts = (golden_texts or evaluation_texts)[:MAX_PROBES]
+    probabilities, scores = serving_cascade.ask_linear(probe_texts)
     return _Challenger(
-        judged=judged,
-        served=served,
+        evaluation_model=replace(evaluation_model, cascade=evaluation_cascade),
+        serving_model=replace(serving_model, cascade=serving_cascade),
         choices=choices,
         evaluation=replace(
             evaluation,
             feedback_examples=len(withheld),
-            feedback_accuracy=_feedback_accuracy(judged.scorer, withheld),
+            feedback_accuracy=_feedback_accuracy(evaluation_cascade, withheld),
         ),
-        probes=_record_probes(served.scorer.labels, probe_texts, probabilities),
-        head_probes=_record_probes(
-            served.scorer.labels, probe_texts, served.scorer.ask_transformer(probe_texts, scores)
-        )
-        if served.scorer.has_head
+        probes=_probes(serving_cascade.labels, probe_texts, probabilities),
+        head_probes=_probes(serving_cascade.labels, probe_texts, serving_cascade.ask_transformer(probe_texts, scores))
+        if serving_cascade.has_head
         else (),
-        answers=_record_answers(
-            served.scorer, [*golden_texts, *(example.text for example in snapshot.evaluation_examples)]
-        ),
+        answers=_answers(serving_cascade, [*golden_texts, *evaluation_texts]),
     )
 
 
-def _feedback_accuracy(scorer: Cascade, holdout: Sequence[Example]) -> float:
+def _feedback_accuracy(cascade: Cascade, holdout: Sequence[Example]) -> float:
     if len(holdout) < MIN_FEEDBACK_EXAMPLES:
         return 0.0
-    answers = scorer.answer([example.text for example in holdout])
-    return measure_accuracy(holdout, answers.probabilities, scorer.labels)
+    answers = cascade.answer([example.text for example in holdout])
+    return measure_accuracy(holdout, answers.probabilities, cascade.labels)
 
 
-def _record_answers(scorer: Cascade, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
+def _answers(cascade: Cascade, texts: Sequence[str]) -> tuple[pb.Probe, ...]:
     """Return what the cascade says of texts spread evenly over those given, abstained ones left out."""
     chosen = texts[:: max(1, len(texts) // MAX_ANSWERS)][:MAX_ANSWERS]
-    answers = scorer.answer(chosen)
-    probes = _record_probes(scorer.labels, chosen, answers.probabilities)
+    answers = cascade.answer(chosen)
+    probes = _probes(cascade.labels, chosen, answers.probabilities)
     return tuple(probe for probe, answered in zip(probes, answers.answered, strict=True) if answered)
 
 
-def _record_probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
+def _probes(labels: Sequence[str], texts: Sequence[str], probabilities: np.ndarray) -> tuple[pb.Probe, ...]:
     return tuple(
         pb.Probe(text=text, label=labels[int(row.argmax())], confidence=float(row.max()))
         for text, row in zip(texts, probabilities, strict=True)
@@ -192,18 +179,19 @@ def _record_probes(labels: Sequence[str], texts: Sequence[str], probabilities: n
 
 
 def _evaluate_champion(
-    registry: ModelRegistry, snapshot: DatasetSnapshot, golden: Sequence[Example], embeddings: EmbeddingStore | None
+    registry: ModelRegistry, snapshot: DatasetSnapshot, embeddings: EmbeddingStore | None
 ) -> tuple[int, Evaluation | None]:
     alias = registry.alias.read()
     if alias is None:
         return 0, None
     try:
-        scorer, size = open_evaluation_model(registry, alias.version, embeddings)
+        cascade, size = open_evaluation_model(registry, alias.version, embeddings)
     except ModelVersionNotFound as error:
         raise StageFailed(
             f"the files of the champion, version {alias.version}, cannot be read; roll back or promote another version"
         ) from error
-    return alias.version, measure_golden(measure(scorer, snapshot.evaluation_examples, size), scorer, golden)
+    evaluation = measure(cascade, snapshot.evaluation_examples, size)
+    return alias.version, measure_golden(evaluation, cascade, snapshot.golden)
 
 
 def _build_files(
@@ -213,24 +201,24 @@ def _build_files(
     embeddings: EmbeddingStore | None,
     decision: Decision,
 ) -> dict[str, bytes]:
-    served, encoder = challenger.served, embeddings.encoder if embeddings is not None else None
+    serving, encoder = challenger.serving_model, embeddings.encoder if embeddings is not None else None
     manifest.version = version
     manifest.created_at.FromDatetime(datetime.now(UTC))
     describe(
         manifest,
-        served.graphs,
-        served.scorer.labels,
-        served.scorer.thresholds,
+        serving.graphs,
+        serving.cascade.labels,
+        serving.cascade.thresholds,
         encoder.name if encoder else "",
         encoder.columns if encoder else 0,
     )
     manifest.probes.extend(challenger.probes)
     manifest.answers.extend(challenger.answers)
-    if served.graphs.head is not None:
+    if serving.graphs.head is not None:
         manifest.head.probes.extend(challenger.head_probes)
     return {
-        **serving_files(served.graphs),
-        **evaluation_files(challenger.judged.graphs),
+        **serving_files(serving.graphs),
+        **evaluation_files(challenger.evaluation_model.graphs),
         MANIFEST_FILE: to_json(manifest).encode(),
         EVALUATION_FILE: to_json(evaluation_report(challenger.evaluation, challenger.choices)).encode(),
         DECISION_FILE: to_json(promotion_decision(decision)).encode(),

@@ -5,7 +5,7 @@
       +---- every early end goes through one table: runs/record.py -----------+
 
 Everything lives on the event loop. The state of a run is on disk before each stage begins. A lock keeps two trainers on
-one store from running two runs; each can watch, wait for and cancel the other's.
+the same folders from running two runs; each can watch, wait for and cancel the other's.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from services.trainer.runs.stages import RunStage, name_stage
 from services.trainer.runs.store import RunStore
 
 PROMOTER = "training run"
-# How often to read what another trainer has written.
+# How often to look at what another trainer on the same folders has written.
 LOOK_EVERY_SECONDS = 0.5
 # How long `cancel` waits for another trainer to end its run.
 OTHER_TRAINER_SECONDS = 10.0
@@ -83,8 +83,8 @@ class Runner:
 
         Raises:
             SnapshotNotFound: there is no such snapshot.
-            RetrainInProgress: a run is in progress, here or in another trainer with the same data folder.
-            StorageFailed: the record of the run could not be written.
+            RetrainInProgress: a run is going on, here or in another trainer on the same folders.
+            StorageFailed: the run could not be recorded.
 
         """
         if snapshot_id:
@@ -103,7 +103,7 @@ class Runner:
         self._events.run_changed(run)
         plan = replace(self._plan, run_id=run.run_id, snapshot_id=snapshot_id)
         self._work = asyncio.create_task(self._carry_out(run, plan))
-        self._task = asyncio.create_task(self._see_to_its_end(run, self._work, lock))
+        self._task = asyncio.create_task(self._finish(run, self._work, lock))
         return self._store.get(run.run_id)
 
     def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
@@ -162,7 +162,7 @@ class Runner:
             self._registry.repair()
             for run in self._store.newest_first():
                 if run.state == pb.RUN_STATE_RUNNING:
-                    self._bury(run)
+                    self._end_abandoned_run(run)
             await self._champion.recover()
         finally:
             lock.release()
@@ -173,8 +173,8 @@ class Runner:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
-    async def _see_to_its_end(self, run: pb.TrainingRun, work: asyncio.Task[None], lock: FileLock) -> None:
-        """Wait until the work of a run has ended for any reason, and record how the run ended."""
+    async def _finish(self, run: pb.TrainingRun, work: asyncio.Task[None], lock: FileLock) -> None:
+        """Wait for a run's work, and write how it ended whatever ended it."""
         listening = asyncio.create_task(self._listen_for_cancel(run.run_id))
         await asyncio.wait([work])
         listening.cancel()
@@ -258,8 +258,8 @@ class Runner:
             if self._store.is_cancel_requested(run_id) and self._stop(RunCancelled):
                 return
 
-    def _bury(self, run: pb.TrainingRun) -> None:
-        """Record the end of a run whose trainer died. The run succeeded if the alias already names its version."""
+    def _end_abandoned_run(self, run: pb.TrainingRun) -> None:
+        """Write how a run ended whose trainer did not: with its promotion, if the alias names its version already."""
         ended = pb.TrainingRun()
         ended.CopyFrom(run)
         promoted = run.stage == pb.RUN_STAGE_PROMOTE and self._registry.alias.version() == run.version

@@ -24,14 +24,15 @@ from scipy.stats import chi2_contingency, kstwo
 from services.language.names import TRANSFORMER_STAGE, UNKNOWN_LABEL
 from services.trainer.errors import StorageFailed
 from services.trainer.evaluation.comparison import holm
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.storage import read_message, replace_file, to_json
 
 FEWEST_QUERIES = 200
-MUCH = 0.2
-SURE = 0.01
-# Labels with fewer queries than this, in both samples together, are joined into one group.
+# Queries have drifted when the index is above the one and the test's chance is below the other.
+LEAST_INDEX = 0.2
+SIGNIFICANCE = 0.01
+# Labels rarer than this in both samples together are one group.
 FEWEST_IN_A_GROUP = 10
 CONFIDENCE_STEPS = 100
 CONFIDENCE_GROUPS = 10
@@ -96,11 +97,11 @@ class Drift:
             ("labels", self.label_index, self.label_chance),
             ("confidences", self.confidence_index, self.confidence_chance),
         )
-        sure = holm([chance for _, _, chance in asked], SURE)
+        sure = holm([chance for _, _, chance in asked], SIGNIFICANCE)
         return tuple(
             f"{what} have drifted: stability index {index:.2f}, p-value {chance:.1e}"
             for (what, index, chance), certain in zip(asked, sure, strict=True)
-            if self.measured and certain and index > MUCH
+            if self.measured and certain and index > LEAST_INDEX
         )
 
 

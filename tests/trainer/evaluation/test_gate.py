@@ -43,7 +43,7 @@ CHAMPION = Evaluation(
 def test_challenger_is_refused_by_exactly_the_rules_it_breaks(changes: dict[str, object], failed: list[str]) -> None:
     decision = decide(replace(CHAMPION, **changes), CHAMPION, 3)  # type: ignore[arg-type]
     assert failed == [rule.name for rule in decision.rules if not rule.passed]
-    assert decision.promoted == (not failed)
+    assert decision.passed == (not failed)
     assert len(decision.reasons) == len(failed)
 
 
@@ -121,7 +121,7 @@ def test_challenger_worse_on_one_label_is_not_promoted() -> None:
     (rule,) = [rule for rule in decision.rules if rule.name == "no_label_lost"]
     assert not rule.passed
     assert "label_7: 1.00 to 0.70 on 40 examples" in rule.detail
-    assert not decision.promoted
+    assert not decision.passed
     assert [group.name for group in decision.groups if group.is_sure] == ["label_7"]
 
 

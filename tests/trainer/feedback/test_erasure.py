@@ -11,7 +11,7 @@ from services.trainer.dataset.examples import FEEDBACK, Example
 from services.trainer.dataset.snapshot import split, write_snapshot
 from services.trainer.errors import StorageFailed
 from services.trainer.feedback.erasure import Erased, Erasure
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.store import Feedback, FeedbackStore
 
 

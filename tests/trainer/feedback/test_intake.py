@@ -7,20 +7,20 @@ import pytest
 
 from services.trainer.dataset.files import Format
 from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQuery
-from services.trainer.feedback import query_log as query_history
+from services.trainer.feedback import query_history
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_log import QueryHistory
+from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.review import ReviewQueue, item_id
 from services.trainer.feedback.store import FeedbackStore
 
 pytestmark = pytest.mark.anyio
 
 
-def intake(folder: Path) -> tuple[Intake, FeedbackStore]:
+def intake(folder: Path, labels: Sequence[str] = ("a", "b")) -> tuple[Intake, FeedbackStore]:
     store = FeedbackStore(folder / "feedback.jsonl")
     history = QueryHistory(folder / "queries.jsonl")
     queue = ReviewQueue(folder / "review", history, store, lambda: ())
-    return Intake(store, history, queue, ["a", "b"]), store
+    return Intake(store, history, queue, labels), store
 
 
 def log_query(folder: Path, query_id: str, text: str) -> None:
@@ -31,6 +31,25 @@ def log_query(folder: Path, query_id: str, text: str) -> None:
 async def examples(*rows: tuple[str, Sequence[str]]) -> AsyncIterator[tuple[str, Sequence[str]]]:
     for row in rows:
         yield row
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (
+            ["printer", "hardware"],
+            "'hardwear' is not a known label; did you mean 'hardware'? Known labels: printer, hardware",
+        ),
+        (["printer"], "'hardwear' is not a known label. Known labels: printer"),
+        (["x" * 50], f"'hardwear' is not a known label. Known labels: {'x' * 40}…"),
+        ([*"abcdefghijkl"], "'hardwear' is not a known label. Known labels: a, b, c, d, e, f, g, h, i, j and 2 more"),
+    ],
+)
+async def test_unknown_label_is_refused_with_the_known_ones(tmp_path: Path, known: list[str], expected: str) -> None:
+    subject, _ = intake(tmp_path, known)
+    with pytest.raises(InvalidRequest) as refused:
+        await subject.add("", "hello", ["hardwear"], "")
+    assert expected == refused.value.problem
 
 
 async def test_feedback_by_query_id_is_stored_with_the_logged_text(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from moodfood.events.v1.events_pb2 import SuspectRecord
 
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, ShadowAnswer
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory, ShadowAnswer
 from services.trainer.feedback.review import (
     Reason,
     ReviewItem,

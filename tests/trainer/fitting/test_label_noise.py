@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.dataset.examples import FEEDBACK, IMPORT, SEED, TAXONOMY, Example
-from services.trainer.fitting.label_noise import find_label_noise, worth_leaving_out
+from services.trainer.fitting.label_noise import find_label_noise, select_to_leave_out
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
 from tests.conftest import ENCODER
 
@@ -55,8 +55,8 @@ def test_only_what_nobody_said_about_an_answer_is_suspected(source: str, suspect
 def test_few_suspects_are_shown_and_many_are_left_out() -> None:
     clean = examples(300)
     one = find_label_noise([*clean, Example("some tuna and cod and trout", ("bread",))], None)
-    assert (len(one), worth_leaving_out(one, clean)) == (1, ())
-    assert len(worth_leaving_out(one * 5, clean)) == 5
+    assert (len(one), select_to_leave_out(one, clean)) == (1, ())
+    assert len(select_to_leave_out(one * 5, clean)) == 5
 
 
 def test_few_examples_are_no_reason_to_suspect_one() -> None:

@@ -15,7 +15,7 @@ from services.trainer.errors import (
     TrainerError,
     VersionRefused,
 )
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory, ShadowAnswer
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory, ShadowAnswer
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
@@ -93,7 +93,7 @@ def judged(right: int, wrong: int, challenger_right: int) -> Observed:
 )
 def test_verdict_is_the_gates_on_feedback_and_agreement(seen: Observed, failed: set[str]) -> None:
     decision = verdict(seen, 1)
-    assert (failed, not failed) == ({rule.name for rule in decision.rules if not rule.passed}, decision.promoted)
+    assert (failed, not failed) == ({rule.name for rule in decision.rules if not rule.passed}, decision.passed)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def train(plan: Plan) -> Registered:
 
 
 def top_label(registry: ModelRegistry, version: int, text: str) -> str:
-    scorer, _ = open_serving_model(registry, version, None)
-    return scorer.labels[int(scorer.answer([text]).probabilities[0].argmax())]
+    cascade, _ = open_serving_model(registry, version, None)
+    return cascade.labels[int(cascade.answer([text]).probabilities[0].argmax())]
 
 
 class StageReached(Exception):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.feedback.query_log import AnsweredQuery, QueryHistory
+from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.schedule.drift import (
     REFERENCE_QUERIES,

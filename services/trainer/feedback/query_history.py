@@ -89,6 +89,7 @@ class QueryHistory:
         except OSError:
             return
         if state.st_ino != self._inode or state.st_size < self._offset:
+            # At the first read and after a rotation, the rotated files may hold lines that were not read yet.
             for path in _choose_newest(rotated_files(self._query_log), LOOK_BACK_BYTES - state.st_size):
                 self._read(path, 0)
             self._inode, self._offset = state.st_ino, 0

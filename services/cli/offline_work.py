@@ -1,4 +1,4 @@
-"""What `moodfood train` and `moodfood evaluate` do: the trainer's library used in place, without servers."""
+"""The work of `moodfood train` and `moodfood evaluate`: the trainer's library used in place, without servers."""
 
 import asyncio
 import time
@@ -96,15 +96,15 @@ def evaluate_version(
     if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
     embeddings = open_embeddings(str(encoder) if encoder else "", registry.embeddings_folder)
-    scorer, size = open_serving_model(registry, version, embeddings)
+    cascade, size = open_serving_model(registry, version, embeddings)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)
-        report = evaluation_report(measure(scorer, read, size))
+        report = evaluation_report(measure(cascade, read, size))
         progress.update(task, total=1, completed=1)
     return {
         "model": model,
         "version": version,
-        "transformer_stage": scorer.has_head,
+        "transformer_stage": cascade.has_head,
         "examples": report.held_out_examples,
         "malformed": len(malformed),
         **_measurements(report),
