@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import grpc
 import structlog
@@ -18,7 +19,7 @@ from services.trainer.api.labelling import Labelling
 from services.trainer.api.operations import OperationsServicer
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
 from services.trainer.api.status import read_status
-from services.trainer.dataset.taxonomy import list_known_labels
+from services.trainer.dataset.taxonomy import KnownLabels
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
@@ -40,7 +41,7 @@ from services.trainer.schedule.scheduler import Scheduler
 from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, start, until_signal
-from services.transport.settings import address, load_settings
+from services.transport.settings import BadSetting, address, load_settings
 from services.transport.startup import exit_on_setup_errors
 
 SERVICE_NAMES = (
@@ -94,6 +95,14 @@ async def delete_what_is_too_old(erasure: Erasure, days: int) -> None:
         await asyncio.sleep(SECONDS_OF_A_DAY)
 
 
+def find_label_files(settings: Settings) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return the taxonomy, if there is one, and the seed examples. Raises BrokenData when there are two taxonomies."""
+    try:
+        return settings.taxonomy_path, settings.seed_files
+    except BadSetting as error:
+        raise BrokenData(str(error)) from error
+
+
 class Trainer:
     """The objects of the service, wired."""
 
@@ -115,7 +124,7 @@ class Trainer:
             DueRules(settings.retrain_samples, settings.retrain_days, settings.retrain_on_drift),
         )
         queue = ReviewQueue(settings.review_dir, history, feedback, partial(read_learned_words, self.registry))
-        intake = Intake(feedback, history, queue, list_known_labels(settings.taxonomy_path, settings.seed_files))
+        intake = Intake(feedback, history, queue, KnownLabels(partial(find_label_files, settings)).now)
         self.erasure = Erasure(feedback, settings.query_log_path, self.registry.snapshots_folder, history)
         self.experiments = Experiments(self.registry, champion, rehearse_here, history, feedback)
         self.scheduler = Scheduler(settings.schedule_path, self.ask_by_schedule)

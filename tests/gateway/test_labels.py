@@ -34,7 +34,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     log.write_text(json.dumps(row) + "\n")
     feedback, history = FeedbackStore(tmp_path / "feedback.jsonl"), QueryHistory(log)
     queue = ReviewQueue(tmp_path / "review", history, feedback, lambda: ())
-    intake = Intake(feedback, history, queue, ["a", "b"])
+    intake = Intake(feedback, history, queue, lambda: ["a", "b"])
     labelling = Labelling(intake, feedback, queue, Erasure(feedback, log, tmp_path / "snapshots", history))
     servicer = cast("Any", LabellingServicer)(labelling)
     add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server

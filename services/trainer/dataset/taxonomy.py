@@ -2,13 +2,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from services.trainer.dataset.examples import TAXONOMY, Example
 from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,34 @@ def load_taxonomy_labels(path: Path) -> TaxonomyLabels:
         raise BrokenData(f"the taxonomy {path} names a label twice")
     examples = (Example(text, tuple(dict.fromkeys(labels)), TAXONOMY) for text, labels in labels_of.items())
     return TaxonomyLabels(names, tuple(examples))
+
+
+class KnownLabels:
+    """The labels that feedback may use now: the files are read again when one of them has changed.
+
+    A file that cannot be read later on changes nothing: the labels that were read last stay known.
+    """
+
+    def __init__(self, find_files: Callable[[], tuple[Path | None, Sequence[Path]]]) -> None:
+        """Read the labels of the taxonomy and the seed files that `find_files` names. Raises BrokenData."""
+        self._find_files = find_files
+        self._seen = self._state()
+        self._labels = list_known_labels(*find_files())
+
+    def now(self) -> tuple[str, ...]:
+        """Return the labels, in the order of the files."""
+        try:
+            state = self._state()
+            if state != self._seen:
+                self._labels, self._seen = list_known_labels(*self._find_files()), state
+        except (BrokenData, OSError) as error:
+            _log.warning("feedback still uses the labels that were read before", problem=str(error))
+        return self._labels
+
+    def _state(self) -> tuple[tuple[Path, int], ...]:
+        taxonomy, seed_files = self._find_files()
+        files = (taxonomy,) if taxonomy is not None else seed_files
+        return tuple((path, path.stat().st_mtime_ns) for path in files)
 
 
 def list_known_labels(taxonomy: Path | None, seed_files: Sequence[Path]) -> tuple[str, ...]:

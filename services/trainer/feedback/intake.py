@@ -1,7 +1,7 @@
 """Takes in feedback: checks it, looks up the text of the corrected answer, and stores it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import count
 
@@ -27,11 +27,17 @@ LOG_DELAY_SECONDS = 0.1
 class Intake:
     """Checks and stores feedback. Use it on the event loop; it reads and writes files in threads, one at a time."""
 
-    def __init__(self, store: FeedbackStore, history: QueryHistory, queue: ReviewQueue, labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        store: FeedbackStore,
+        history: QueryHistory,
+        queue: ReviewQueue,
+        known_labels: Callable[[], Sequence[str]],
+    ) -> None:
         self._store = store
         self._history = history
         self._queue = queue
-        self._labels = dict.fromkeys(labels)
+        self._known_labels = known_labels
         self._one_at_a_time = asyncio.Lock()
 
     async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
@@ -54,7 +60,7 @@ class Intake:
         """
         if bool(query_id) == bool(text):
             raise InvalidRequest("text" if text else "query_id", "send exactly one of query_id and text")
-        self._check_labels(labels)
+        self._check_labels(labels, self._known_labels())
         said = await self._text_of(query_id) if query_id else text
         if problem := describe_problem(said):
             raise InvalidRequest("text", problem)
@@ -101,7 +107,7 @@ class Intake:
         if [bool(labels), out_of_scope, dismiss].count(True) != 1:
             raise InvalidRequest("labels", "send exactly one of labels, out_of_scope and dismiss")
         if labels:
-            self._check_labels(labels)
+            self._check_labels(labels, self._known_labels())
 
         def decide() -> str:
             waiting, ids = self._queue.item(item), [""]
@@ -116,8 +122,9 @@ class Intake:
     async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
         accepted: list[Feedback] = []
         errors: list[BadLine] = []
+        known = self._known_labels()
         for row in rows:
-            error = row if isinstance(row, BadLine) else self._find_problem(*row)
+            error = row if isinstance(row, BadLine) else self._find_problem(*row, known)
             if error is not None:
                 errors.append(error)
                 if len(errors) == MAX_ERRORS:
@@ -130,21 +137,21 @@ class Intake:
             await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
 
-    def _find_problem(self, line: int, example: Example) -> BadLine | None:
+    def _find_problem(self, line: int, example: Example, known: Sequence[str]) -> BadLine | None:
         if problem := describe_problem(example.text):
             return BadLine(line, "text", problem)
         try:
-            self._check_labels(example.labels)
+            self._check_labels(example.labels, known)
         except InvalidRequest as error:
             return BadLine(line, error.field, error.problem)
         return None
 
-    def _check_labels(self, labels: Sequence[str]) -> None:
+    def _check_labels(self, labels: Sequence[str], known: Sequence[str]) -> None:
         if not 1 <= len(labels) <= MAX_LABELS:
             raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
         for index, label in enumerate(labels):
-            if label not in self._labels:
-                raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, list(self._labels)))
+            if label not in known:
+                raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, known))
         if len(set(labels)) != len(labels):
             raise InvalidRequest("labels", "has a label twice; send each label once")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.dataset.examples import TAXONOMY, Example
-from services.trainer.dataset.taxonomy import load_taxonomy_labels
+from services.trainer.dataset.taxonomy import KnownLabels, load_taxonomy_labels
 from services.trainer.errors import BrokenData
 
 
@@ -37,3 +37,22 @@ def test_file_that_is_no_taxonomy_is_refused(content: str, tmp_path: Path) -> No
     path.write_text(content)
     with pytest.raises(BrokenData, match="cannot read the taxonomy"):
         load_taxonomy_labels(path)
+
+
+def test_labels_that_feedback_may_use_follow_the_files_while_the_trainer_runs(tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.csv"
+    seeds.write_text("text,labels\nit jams,printer\n")
+    known = KnownLabels(lambda: (None, sorted(tmp_path.glob("*.csv"))))
+    assert known.now() == ("printer",)
+    (tmp_path / "more.csv").write_text("text,labels\nthe door is shut,building\n")
+    assert {"printer", "building"} == set(known.now())
+
+
+def test_labels_stay_known_when_a_file_becomes_unreadable(tmp_path: Path) -> None:
+    taxonomy = tmp_path / "labels.json"
+    taxonomy.write_text('{"labels": [{"label": "printer"}]}')
+    known = KnownLabels(lambda: (taxonomy, ()))
+    taxonomy.write_text('{"labels": [')
+    assert known.now() == ("printer",)
+    taxonomy.unlink()
+    assert known.now() == ("printer",)

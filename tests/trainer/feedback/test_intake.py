@@ -20,7 +20,7 @@ def intake(folder: Path, labels: Sequence[str] = ("a", "b")) -> tuple[Intake, Fe
     store = FeedbackStore(folder / "feedback.jsonl")
     history = QueryHistory(folder / "queries.jsonl")
     queue = ReviewQueue(folder / "review", history, store, lambda: ())
-    return Intake(store, history, queue, labels), store
+    return Intake(store, history, queue, lambda: labels), store
 
 
 def log_query(folder: Path, query_id: str, text: str) -> None:
