@@ -9,8 +9,9 @@ MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.ve
 	|| { echo "Python 3.11 is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }; } && $(PYTHON) -m venv $(VENV)
 INSTALL_SELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 
-# Two processes, because most tests wait for processes of their own; one file of tests stays together.
-PARALLEL := --numprocesses=2 --dist=loadfile
+# Two processes, because most tests wait for processes of their own. One file of tests stays together; the files keep
+# their order, because those with few tests take the longest.
+PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup encoder run test e2e bench check generate baseline format lint lock clean
