@@ -1,4 +1,4 @@
-"""The `moodfood` command, assembled from the files of this folder: one for each noun."""
+"""The `moodfood` command, assembled from the files of this folder: one for each group of commands."""
 
 import sys
 

@@ -17,7 +17,7 @@ from services.trainer.settings import Settings
 from services.transport.settings import load_settings
 
 Models = Annotated[
-    Path | None, typer.Option("--models", help="The model repository; MOODFOOD_MODELS_DIR if not given.")
+    Path | None, typer.Option("--models", help="The folder of the models; MOODFOOD_MODELS_DIR if not given.")
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Name of the model; MOODFOOD_MODEL if not given.")]
 Encoder = Annotated[

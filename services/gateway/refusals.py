@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 from litestar.connection import ASGIConnection
-from litestar.enums import ParamType
 from litestar.handlers import BaseRouteHandler
-from litestar.params import ParameterKwarg
+from litestar.params import QueryParameter
 from msgspec.inspect import LiteralType, StructType, Type, UnionType
 
 BODY = "data"  # Litestar's name of a handler's body
@@ -44,8 +43,7 @@ def refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], ha
     known = [
         name
         for name, parameter in handler.parsed_fn_signature.parameters.items()
-        if isinstance(parameter.kwarg_definition, ParameterKwarg)
-        and parameter.kwarg_definition.param_type is ParamType.QUERY
+        if isinstance(parameter.kwarg_definition, QueryParameter)
     ]
     for name in connection.query_params:
         if name not in known:

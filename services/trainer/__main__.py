@@ -1,4 +1,4 @@
-"""Starts the trainer: the only place that reads its environment and wires its objects."""
+"""Starts the trainer: reads its settings and wires its objects."""
 
 import asyncio
 import contextlib

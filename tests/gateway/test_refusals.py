@@ -102,6 +102,14 @@ async def test_misspelt_query_parameter_is_named_with_the_right_one() -> None:
     assert response.json()["errors"] == [{"field": "limits", "description": "is unknown; did you mean 'limit'?"}]
 
 
+async def test_route_without_query_parameters_says_so() -> None:
+    async with gateway(trainer=Answering()) as client:
+        response = await client.get("/retrain/versions", params={"limt": "3"})
+    assert response.json()["errors"] == [
+        {"field": "limt", "description": "is unknown; there are no query parameters here"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "error"),
     [

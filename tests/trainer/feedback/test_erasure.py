@@ -13,6 +13,7 @@ from services.trainer.errors import StorageFailed
 from services.trainer.feedback.erasure import Erased, Erasure
 from services.trainer.feedback.query_history import QueryHistory
 from services.trainer.feedback.store import Feedback, FeedbackStore
+from tests.system import eventually
 
 
 def line(query_id: str, text: str, days_old: int = 0) -> str:
@@ -81,9 +82,10 @@ def test_query_that_is_logged_meanwhile_is_not_lost(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=write)
     thread.start()
-    time.sleep(0.3)
+    eventually(lambda: len(written) > 50, "queries before the erasure")
     erased = Erasure(feedback, path, tmp_path / "snapshots", QueryHistory(path)).forget_person("anna")
-    time.sleep(0.3)
+    before = len(written)
+    eventually(lambda: len(written) > before + 50, "queries after the erasure")
     over.set()
     thread.join()
     writer.close()
