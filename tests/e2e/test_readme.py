@@ -1,4 +1,4 @@
-"""Every curl and grpcurl line of the README works as printed."""
+"""What a user copies works: the README's curl and grpcurl lines, and the script that checks a running system."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.system import System
+from tests.system import System, free_ports
 
 DEFAULT_PORTS = {"gateway": "8000", "inference": "50051", "trainer": "50052"}
 
@@ -32,3 +32,21 @@ def test_every_line_of_the_readme_works_as_printed(live: System) -> None:
             text = text[end:].strip()
         assert documents, line
         assert all("title" not in document for document in documents), (line, documents)
+
+
+def check(url: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "scripts/test_api_integration.py", "--url", url],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_integration_script_passes_where_everything_works(live: System) -> None:
+    finished = check(live.url)
+    assert (finished.returncode, finished.stdout.splitlines()[-1]) == (0, "4 of 4 checks passed"), finished.stdout
+
+
+def test_integration_script_fails_where_nothing_runs() -> None:
+    finished = check(f"http://127.0.0.1:{free_ports(1)[0]}")
+    assert finished.returncode == 1
+    assert finished.stdout.count("FAIL") == 4
