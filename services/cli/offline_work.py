@@ -59,7 +59,7 @@ def train(plan: Plan, rehearsal_memory_bytes: int) -> dict[str, Any]:
 
 
 def _promote(plan: Plan, version: int, rehearsal_memory_bytes: int) -> None:
-    """Promote a version that passed the gate in the one way there is; record the refusal of one that did not."""
+    """Promote a version that passed the gate, with the same steps as the trainer; record one that was refused."""
     registry = plan.registry
     decision = registry.versions.decision(version)
     if not decision.promoted:
