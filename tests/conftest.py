@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,19 @@ def _few_threads() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def _one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Keep one event loop for all tests of a process.
+
+    gRPC has one queue of events for a process. With a loop for each test, a late event of an ended test failed the test
+    that ran then, with "Event loop is closed".
+    """
+    yield  # noqa: PT022 - a fixture that returned would give the loop back at once
 
 
 @pytest.fixture(scope="session")
