@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
+from services.trainer.database.database import Database, file_url
+from services.trainer.database.migrate import migrate
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
+from tests.databases import PostgresServer, running_postgres
 from tests.registries import MODEL, promote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,59 @@ async def _one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     that ran then, with "Event loop is closed".
     """
     yield  # noqa: PT022 - a fixture that returned would give the loop back at once
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the tests of this process."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    """Name of a database with all tables and no rows, which the tests copy."""
+    name = postgres.create()
+    database = Database(postgres.url(name))
+    migrate(database)
+    database.close()
+    return name
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables and no rows, which the tests copy."""
+    path = tmp_path_factory.mktemp("database") / "moodfood.db"
+    database = Database(file_url(path))
+    migrate(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """An empty SQLite file of this test."""
+    return file_url(Path(shutil.copy(migrated_sqlite, tmp_path / "test.db")))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database of this test, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.create(request.getfixturevalue("migrated_postgres"))
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The database of `database_url`."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

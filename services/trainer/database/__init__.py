@@ -1,0 +1,1 @@
+"""The trainer's database: its tables, how they are reached and migrated, and the leases between trainers."""

@@ -1,0 +1,238 @@
+"""The one way to the database, which is a SQLite file by default and a PostgreSQL server when a URL names one.
+
+Everything is stored through two blocks, `read` and `write`. A write is one transaction: it is on disk when its block
+has ended, or it never happened. What the database refuses is StorageFailed, whatever the driver calls it.
+
+On SQLite, a write takes the lock of the file at its beginning. So two writers wait for one another and never have to
+give up half-way. Readers never wait: the file is in WAL mode.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, create_engine, event, func, select, update
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.types import BigInteger
+
+from services.trainer.database.tables import counters
+from services.trainer.errors import BrokenData, StorageFailed
+
+DATABASE_FILE = "moodfood.db"
+# How long a writer waits for another one, in seconds.
+LOCK_SECONDS = 10
+CONNECT_SECONDS = 5
+# What a transaction of a dead connection may hold up others for, in seconds.
+STATEMENT_SECONDS = 60
+POOL_SIZE = 8
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+_WRITING = {"moodfood_writing": True}
+
+_KNOWN_PROBLEMS = {
+    "is locked": "another process holds the database",
+    "lock timeout": "another process holds the database",
+    "full": "the disk of the database is full",
+    "No space left": "the disk of the database is full",
+    "readonly": "the database is read-only",
+    "read-only": "the database is read-only",
+    "malformed": "the file of the database is damaged (restore a backup with `moodfood restore`)",
+    "not a database": "the file of the database is damaged (restore a backup with `moodfood restore`)",
+}
+_OTHER_PROBLEM = "the database cannot be reached or used"
+
+_log = structlog.get_logger()
+
+
+class now_micros(GenericFunction[int]):  # noqa: N801 - the name of a function in SQL
+    """The clock of the database in microseconds since 1970. All trainers share it, so their own clocks may differ."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_micros, SQLITE)
+def _now_on_sqlite(*_: Any, **__: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
+
+
+@compiles(now_micros, POSTGRESQL)
+def _now_on_postgresql(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch from clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+class Database:
+    """Opens transactions. Threads may share it; it connects when it is first used."""
+
+    def __init__(self, url: str | URL) -> None:
+        self.url = read_url(url)
+        self._engine = _make_engine(self.url)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is a SQLite file and not a server."""
+        return self.url.get_backend_name() == SQLITE
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an embedded database; None when it is a server."""
+        return Path(self.url.database) if self.is_embedded and self.url.database else None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that only reads.
+
+        Raises:
+            StorageFailed: the database cannot be reached or cannot be read.
+
+        """
+        with _storage_errors(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that writes. It is stored when the block has ended without an exception.
+
+        Raises:
+            StorageFailed: nothing was stored.
+            IntegrityError: nothing was stored, because a row has the same key. The caller says what that means.
+
+        """
+        with _storage_errors(), self._engine.connect() as connection:
+            connection.execution_options(**_WRITING)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._engine.dispose()
+
+
+def read_url(url: str | URL) -> URL:
+    """Return a database URL with the driver that this program uses.
+
+    Raises:
+        BrokenData: it is not the URL of a SQLite file or a PostgreSQL database.
+
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in {SQLITE, POSTGRESQL, "postgres"}:
+        raise BrokenData(
+            "MOODFOOD_DATABASE_URL is not the URL of a database; use postgresql://user:password@host:5432/database, "
+            "or leave it empty for a file in the data folder"
+        )
+    if parsed.get_backend_name() == SQLITE:
+        return parsed.set(drivername=SQLITE)
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def file_url(path: Path) -> str:
+    """Return the URL of a SQLite file."""
+    return URL.create(SQLITE, database=str(path)).render_as_string()
+
+
+def next_positions(connection: Connection, counter: str, count: int = 1) -> range:
+    """Take the next positions of a counter, in the order in which transactions are stored.
+
+    The row of the counter stays locked until the transaction ends. So whoever sees position n also sees every lower
+    one that was ever stored: a reader can remember "all up to n".
+    """
+    if not count:
+        return range(0)
+    connection.execute(update(counters).where(counters.c.name == counter).values(value=counters.c.value + count))
+    last = connection.scalar(select(counters.c.value).where(counters.c.name == counter))
+    if last is None:
+        raise StorageFailed(f"the database has no counter {counter!r}; run `moodfood doctor`")
+    return range(last - count + 1, last + 1)
+
+
+def last_position(connection: Connection, counter: str) -> int:
+    """Return the highest position that a counter gave away; 0 when it gave none."""
+    return connection.scalar(select(counters.c.value).where(counters.c.name == counter)) or 0
+
+
+def database_time(connection: Connection) -> int:
+    """Return the time of the database in microseconds since 1970."""
+    return int(connection.scalar(select(func.now_micros())) or 0)
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Turn what a driver raises into StorageFailed. Statement, values and address go to the log, never to a caller."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        problem = _first_line(error)
+        _log.warning("the database refused", problem=problem)
+        raise StorageFailed(f"{_explain(problem)}, so nothing was stored; try again in a few seconds") from error
+
+
+def _explain(problem: str) -> str:
+    return next((sentence for words, sentence in _KNOWN_PROBLEMS.items() if words in problem), _OTHER_PROBLEM)
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)
+
+
+def _make_engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() == SQLITE:
+            return _make_sqlite_engine(url)
+        return create_engine(
+            url,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_timeout=LOCK_SECONDS,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "moodfood trainer",
+                "options": f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s "
+                f"-c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+            },
+        )
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise BrokenData("MOODFOOD_DATABASE_URL cannot be used; check its user, host and options") from error
+
+
+def _make_sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_timeout=LOCK_SECONDS,
+        connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # The driver would begin transactions by itself, and too late; `begin` below does it.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writing = connection.get_execution_options().get("moodfood_writing")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine

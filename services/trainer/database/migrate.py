@@ -1,0 +1,69 @@
+"""Brings a database to the state that this program needs, forward only, before anything else uses it.
+
+One transaction holds a lock and all steps. So two trainers that start at once migrate once, and a migration that dies
+half-way leaves the database as it was.
+"""
+
+import structlog
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.trainer.database.database import Database
+from services.trainer.errors import BrokenData
+
+# The newest migration in `migrations/versions`; a test compares the two.
+NEWEST = "0001"
+_LOCK_KEY = 7_305_101
+
+_log = structlog.get_logger()
+
+
+def migrate(database: Database) -> None:
+    """Create the tables, or change them to what this program needs.
+
+    Raises:
+        BrokenData: the database is newer than this program.
+        StorageFailed: the database cannot be reached or changed; it is as it was before.
+
+    """
+    if database.file is not None:
+        database.file.parent.mkdir(parents=True, exist_ok=True)
+    with database.write() as connection:
+        if not database.is_embedded:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        found = read_revision(connection)
+        if found == NEWEST:
+            return
+        _upgrade(connection, found)
+        _log.info("database migrated", before=found or "empty", now=NEWEST)
+
+
+def read_revision(connection: Connection) -> str:
+    """Return the migration that a database has; empty when it has no tables of this program."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""
+
+
+def _upgrade(connection: Connection, found: str) -> None:
+    # Imported here, because it takes a quarter of a second and nearly every start needs no migration.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "services.trainer.database:migrations")
+    config.attributes["connection"] = connection
+    try:
+        if found:
+            ScriptDirectory.from_config(config).get_revision(found)
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise BrokenData(
+            f"the database has migration {found}, which is newer than this program, whose newest is {NEWEST}; "
+            "start the newer program, or restore a backup from before"
+        ) from error
+    except SQLAlchemyError:
+        _log.exception("a migration failed; the database is as it was before")
+        raise

@@ -1,0 +1,1 @@
+"""The migrations. Make a new one with `alembic revision` and set NEWEST in ../../migrate.py."""
