@@ -139,7 +139,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
+def small_plan(data: Path, models: Path, feedback: Path | None = None, database_url: str = "") -> Plan:
     return Plan(
         models_dir=str(models),
         model=MODEL,
@@ -149,6 +149,7 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None) -> Plan:
         golden_file=str(data / "examples" / "golden.jsonl"),
         taxonomy_file=str(data / "taxonomy" / "mood_food_taxonomy.json"),
         feedback_file=str(feedback) if feedback else "",
+        database_url=database_url,
         encoder_dir=str(ENCODER),
         run_id="test",
     )

@@ -19,6 +19,8 @@ from services.trainer.api.labelling import Labelling
 from services.trainer.api.operations import OperationsServicer
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
 from services.trainer.api.status import read_status
+from services.trainer.database.database import Database
+from services.trainer.database.migrate import migrate
 from services.trainer.dataset.taxonomy import KnownLabels
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.feedback.erasure import Erasure
@@ -67,6 +69,7 @@ def make_plan(settings: Settings) -> Plan:
         golden_file=str(examples / "golden.jsonl"),
         taxonomy_file=str(settings.taxonomy_path or ""),
         feedback_file=str(settings.feedback_path),
+        database_url=settings.database_location,
         encoder_dir=str(settings.encoder_path),
         suspects_file=str(settings.review_dir / SUSPECTS_FILE),
     )
@@ -108,6 +111,7 @@ class Trainer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.database = Database(settings.database_location)
         self.registry = ModelRegistry(settings.models_dir, settings.model, settings.keep_versions)
         self.runs = RunStore(settings.runs_dir)
         feedback = FeedbackStore(settings.feedback_path)
@@ -170,6 +174,7 @@ class Trainer:
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
     trainer = Trainer(settings)
+    migrate(trainer.database)
     server = build_server(ERROR_TABLE)
     trainer.add_servicers(server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")

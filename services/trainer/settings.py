@@ -4,12 +4,14 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.trainer.database.database import DATABASE_FILE, file_url
 from services.transport.settings import Port, SharedSettings, address
 
 
 class Settings(SharedSettings):
     """Read from MOODFOOD_* variables: the shared ones, when a run is due, and how long things are kept."""
 
+    database_url: str = ""
     inference_targets: str = ""
     keep_versions: int = Field(default=10, ge=1)
     rehearsal_memory_mib: int = Field(default=1024, ge=64)
@@ -24,6 +26,11 @@ class Settings(SharedSettings):
         """Addresses of the inference replicas; the local one if none are named."""
         named = tuple(target.strip() for target in self.inference_targets.split(",") if target.strip())
         return named or (address(self.host, self.inference_port),)
+
+    @property
+    def database_location(self) -> str:
+        """URL of the database: the named one, or a file in the data folder."""
+        return self.database_url or file_url(self.data_dir / DATABASE_FILE)
 
     @property
     def feedback_path(self) -> Path:

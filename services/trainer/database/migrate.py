@@ -4,6 +4,8 @@ One transaction holds a lock and all steps. So two trainers that start at once m
 half-way leaves the database as it was.
 """
 
+from pathlib import Path
+
 import structlog
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.trainer.database.database import Database
 from services.trainer.errors import BrokenData
 
-# The newest migration in `migrations/versions`; a test compares the two.
+# The newest migration in `migrations/versions`; a test compares the two. A migration that was released never changes.
 NEWEST = "0001"
 _LOCK_KEY = 7_305_101
 
@@ -53,7 +55,7 @@ def _upgrade(connection: Connection, found: str) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", "services.trainer.database:migrations")
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     try:
         if found:

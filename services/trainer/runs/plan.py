@@ -20,6 +20,7 @@ class Plan:
         golden_file: queries that must always be answered correctly.
         taxonomy_file: the labels that exist; without it, they are the labels of the examples.
         feedback_file: the feedback.
+        database_url: the database.
         encoder_dir: folder of the sentence encoder; without it, the version has no transformer stage.
         suspects_file: where to write the examples whose labels are doubtful.
         snapshot_id: train on this snapshot; the files with examples are not read then.
@@ -35,6 +36,7 @@ class Plan:
     golden_file: str = ""
     taxonomy_file: str = ""
     feedback_file: str = ""
+    database_url: str = ""
     encoder_dir: str = ""
     suspects_file: str = ""
     snapshot_id: str = ""

@@ -1,1 +1,0 @@
-"""The migrations. Make a new one with `alembic revision` and set NEWEST in ../../migrate.py."""
