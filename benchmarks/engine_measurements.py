@@ -19,6 +19,7 @@ from services.language.encoder import load_encoder
 from services.language.names import LINEAR_FILE
 from services.language.session import open_session
 from services.language.text import normalise
+from services.trainer.database.database import DATABASE_FILE, Database, file_url
 from services.trainer.dataset.examples import Example
 from services.trainer.evaluation.metrics import Evaluation, bin_confidences, rank_labels
 from services.trainer.fitting.thresholds import Thresholds, margins
@@ -152,7 +153,9 @@ def train(examples: Sequence[Path], models: Path, *options: str) -> Training:
 
 def measure_version(models: Path, train_set: Sequence[Example], test: Sequence[Example]) -> Measurements:
     """Measure version 1 on the test examples; the train set is what the baselines are fitted to."""
-    registry, encoder = ModelRegistry(models, MODEL, 10), load_encoder(ENCODER)
+    # `moodfood train` has put the database of these models beside them.
+    database = Database(file_url(models / DATABASE_FILE))
+    registry, encoder = ModelRegistry(models, MODEL, 10, database), load_encoder(ENCODER)
     if encoder is None:
         sys.exit(f"there is no encoder in {ENCODER}; make encoder builds it")
     cascade, size = open_serving_model(registry, 1, EmbeddingStore(encoder, models / "test"))

@@ -12,11 +12,14 @@ import random
 import shutil
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moodfood.registry.v1.manifest_pb2 import HISTORY_ACTION_PROMOTED, EvaluationReport, PromotionDecision
 
+from services.trainer.database.database import DATABASE_FILE, Database, file_url
+from services.trainer.database.migrate import migrate
 from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.runs.plan import Plan
@@ -80,10 +83,12 @@ def run_round(folder: Path, plan: Plan, chance: random.Random, labels: tuple[str
         chance.choice(labels),
         f"glorp{chance.randrange(10**6)}",
     )
-    path = folder / "feedback.jsonl"
-    path.unlink(missing_ok=True)
-    FeedbackStore(path).add([Feedback(text, (label,)) for text in texts(kind, word)])
-    result = train(replace(plan, feedback_file=str(path)))
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        url = file_url(Path(name) / DATABASE_FILE)
+        with closing(Database(url)) as database:
+            migrate(database)
+            FeedbackStore(database).add([Feedback(text, (label,)) for text in texts(kind, word)])
+        result = train(replace(plan, database_url=url))
     shutil.rmtree(plan.registry.folder / str(result.version))
     return f"{kind:<9} {label:<26}", result
 
@@ -97,6 +102,7 @@ def main() -> None:
     chance, labels, promoted = random.Random(asked.seed), load_taxonomy_labels(TAXONOMY).names, 0
     with tempfile.TemporaryDirectory() as name:
         plan = plan_in(Path(name))
+        migrate(plan.database)
         champion = train(plan)
         plan.registry.alias.move(champion.version, 1, HISTORY_ACTION_PROMOTED, "benchmark", "the champion", expected=0)
         for _ in range(asked.rounds):

@@ -16,7 +16,8 @@ from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 from tests.databases import PostgresServer, running_postgres
-from tests.registries import MODEL, promote
+from tests.object_store import ObjectStore, running_object_store
+from tests.registries import MODEL, database_beside, empty_database, open_registry, promote
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "data"
@@ -85,9 +86,7 @@ def migrated_postgres(postgres: PostgresServer) -> str:
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with all tables and no rows, which the tests copy."""
     path = tmp_path_factory.mktemp("database") / "moodfood.db"
-    database = Database(file_url(path))
-    migrate(database)
-    database.close()
+    path.write_bytes(empty_database())
     return path
 
 
@@ -139,7 +138,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small_plan(data: Path, models: Path, feedback: Path | None = None, database_url: str = "") -> Plan:
+def small_plan(data: Path, models: Path, database_url: str = "") -> Plan:
     return Plan(
         models_dir=str(models),
         model=MODEL,
@@ -148,7 +147,6 @@ def small_plan(data: Path, models: Path, feedback: Path | None = None, database_
         held_out_file=str(data / "examples" / "held_out.jsonl"),
         golden_file=str(data / "examples" / "golden.jsonl"),
         taxonomy_file=str(data / "taxonomy" / "mood_food_taxonomy.json"),
-        feedback_file=str(feedback) if feedback else "",
         database_url=database_url,
         encoder_dir=str(ENCODER),
         run_id="test",
@@ -167,16 +165,34 @@ class FirstRun:
 @pytest.fixture(scope="session")
 def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     models, reports = tmp_path_factory.mktemp("models"), list[tuple[RunStage, float]]()
-    version = retrain(small_plan(small_data, models), lambda stage, share: reports.append((stage, share)))
+    database_beside(models).close()
+    plan = small_plan(small_data, models)
+    version = retrain(plan, lambda stage, share: reports.append((stage, share)))
+    plan.database.close()
     return FirstRun(models, version, tuple(reports))
 
 
 @pytest.fixture(scope="session")
 def trained_models(small_data: Path, first_run: FirstRun) -> Path:
     """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
-    retrain(small_plan(small_data, first_run.models), lambda _stage, _share: None)
-    promote(ModelRegistry(first_run.models, MODEL, 10), 1)
+    plan = small_plan(small_data, first_run.models)
+    retrain(plan, lambda _stage, _share: None)
+    promote(plan.registry, 1)
+    plan.database.close()  # so that the database is one file, which tests copy with the models
     return first_run.models
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[ObjectStore]:
+    with running_object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def store(_object_store: ObjectStore) -> Iterator[ObjectStore]:
+    """A real S3 server, whose bad days end with the test."""
+    yield _object_store
+    _object_store.heal()
 
 
 @pytest.fixture
@@ -189,4 +205,4 @@ def models(trained_models: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registry(models: Path) -> ModelRegistry:
-    return ModelRegistry(models, MODEL, 10)
+    return open_registry(models)

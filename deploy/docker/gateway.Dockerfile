@@ -1,4 +1,4 @@
-# Build it in the root of the repository: docker build -f deploy/docker/gateway.Dockerfile -t moodfood/gateway .
+# Build it in the root of the repository: docker build -f deploy/docker/gateway.Dockerfile -t moodfood/gateway:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/gateway.txt /build/requirements.txt
 RUN python -m venv /venv \

@@ -1,4 +1,4 @@
-# Build it in the root of the repository: docker build -f deploy/docker/inference.Dockerfile -t moodfood/inference .
+# Build it in the root of the repository: docker build -f deploy/docker/inference.Dockerfile -t moodfood/inference:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/inference.txt /build/requirements.txt
 RUN python -m venv /venv \
@@ -22,6 +22,7 @@ COPY gen gen
 COPY services/__init__.py services/__init__.py
 COPY services/transport services/transport
 COPY services/language services/language
+COPY services/repository services/repository
 COPY services/inference services/inference
 COPY data/taxonomy data/taxonomy
 COPY data/catalogue data/catalogue

@@ -11,12 +11,24 @@ from moodfood.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
 from services.cli.arguments import Json
 from services.cli.connection import TRAINER, reach
-from services.cli.output import enum_word, fail, plain, print_facts, print_json, print_table, progress_bar
+from services.cli.output import enum_word, fail, note, plain, print_facts, print_json, print_table, progress_bar
 
 # The trainer reads whole files for these calls.
 FILE_SECONDS = 30.0
 IMPORT_SECONDS = 300.0
 PIECE_BYTES = 1024 * 1024
+
+# Fields of DeleteUserDataResponse, and the place that each of them counts.
+REMOVED_WHERE = {
+    "feedback": "statements in the database",
+    "imports": "imported examples with the same texts",
+    "queries": "queries in the database",
+    "review_items": "items of the review queue",
+    "snapshots": "dataset snapshots that held a text",
+    "embeddings": "stored embeddings of the texts",
+    "log_lines": "lines of the replicas' query logs",
+    "spooled": "queries that waited on the replicas",
+}
 
 app = typer.Typer(help="Labels: review queries, import and export examples, forget a person.", no_args_is_help=True)
 
@@ -96,10 +108,18 @@ def export(as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of JS
 
 @app.command()
 def forget(user_id: Annotated[str, typer.Argument(help="The person.")], as_json: Json = False) -> None:
-    """Delete what a person said: feedback, queries, and snapshots that hold them."""
+    """Delete what a person said, in every place, and say what was removed where."""
     with reach(TRAINER, FILE_SECONDS) as trainer:
         answer = trainer.DeleteUserData(trainer_pb2.DeleteUserDataRequest(user_id=user_id))
-    print_json(plain(answer)) if as_json else print_facts(plain(answer))
+    if as_json:
+        print_json(plain(answer))
+        return
+    print_table(
+        ("removed", "where"),
+        [(getattr(answer, field), where) for field, where in REMOVED_WHERE.items()],
+    )
+    if answer.replicas_pending:
+        note(f"{answer.replicas_pending} replicas were away; they delete it when they are back")
 
 
 def _import_files(

@@ -14,6 +14,7 @@ from services.cli.arguments import Json
 from services.cli.output import REFUSED, fail, print_facts, print_json, print_rules
 from services.trainer.errors import TrainerError
 from services.trainer.settings import Settings
+from services.transport.logs import configure_logs
 from services.transport.settings import load_settings
 
 Models = Annotated[
@@ -49,6 +50,7 @@ def train(
     from services.trainer.rollout.rehearsal import MEBIBYTE
     from services.trainer.runs.plan import Plan
 
+    configure_logs("WARNING")
     if bool(examples) == bool(snapshot):
         fail("name either --examples or --snapshot")
     settings = load_settings(Settings)
@@ -57,13 +59,15 @@ def train(
     own = (models_dir.resolve(), name) == (settings.models_dir.resolve(), settings.model)
     plan = Plan(
         models_dir=str(models_dir),
+        models_url=_choose_url(settings, models_dir),
         model=name,
         keep_versions=settings.keep_versions,
         seed_files=tuple(str(path) for path in examples or ()),
         held_out_file=str(held_out or ""),
         golden_file=str(golden or ""),
         taxonomy_file=str(taxonomy or ""),
-        feedback_file=str(settings.feedback_path) if own else "",
+        database_url=_choose_database(settings, models_dir),
+        with_feedback=own,
         encoder_dir="" if no_encoder else str(encoder or settings.encoder_path),
         snapshot_id=snapshot,
     )
@@ -92,17 +96,33 @@ def evaluate(
     Examples with an empty list of labels are out of scope: the right answer to them is none.
     """
     from services.cli import offline_work
+    from services.trainer.runs.plan import Plan
 
+    configure_logs("WARNING")
     settings = load_settings(Settings)
+    models_dir = models or settings.models_dir
+    plan = Plan(
+        models_dir=str(models_dir),
+        models_url=_choose_url(settings, models_dir),
+        model=model or settings.model,
+        keep_versions=settings.keep_versions,
+        seed_files=tuple(str(path) for path in examples),
+        database_url=_choose_database(settings, models_dir),
+        encoder_dir="" if no_encoder else str(encoder or settings.encoder_path),
+    )
     with _one_line_errors():
-        summary = offline_work.evaluate_version(
-            models or settings.models_dir,
-            model or settings.model,
-            examples,
-            version,
-            None if no_encoder else encoder or settings.encoder_path,
-        )
+        summary = offline_work.evaluate_version(plan, version)
     print_json(summary) if as_json else print_facts(summary)
+
+
+def _choose_database(settings: Settings, models_dir: Path) -> str:
+    """Return the database that knows the versions in a folder; empty for the one that belongs to that folder alone."""
+    return settings.database_location if models_dir.resolve() == settings.models_dir.resolve() else ""
+
+
+def _choose_url(settings: Settings, models_dir: Path) -> str:
+    """Return the address of the models of which a folder has copies; empty for a folder that owns its models."""
+    return settings.models_url if models_dir.resolve() == settings.models_dir.resolve() else ""
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 from moodfood.registry.v1 import manifest_pb2
 
 from services.cli.output import note, plain, progress_bar
+from services.trainer.database.leases import Leases
+from services.trainer.database.migrate import migrate
 from services.trainer.dataset.files import read_examples
 from services.trainer.errors import BrokenData, NoChampion, VersionRefused
 from services.trainer.evaluation.reports import evaluation_report
 from services.trainer.graphs.embeddings import open_embeddings
 from services.trainer.graphs.version import open_serving_model
-from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.rollout.rehearsal import RehearsalSetup, rehearse
 from services.trainer.runs.measure import measure
@@ -44,6 +44,7 @@ def train(plan: Plan, rehearsal_memory_bytes: int) -> dict[str, Any]:
             raise BrokenData(f"there is no file {name}")
     if plan.encoder_dir and not Path(plan.encoder_dir).is_dir():
         note(f"no encoder in {plan.encoder_dir}: training without the transformer stage; `make encoder` builds it")
+    migrate(plan.database)
     with progress_bar() as progress:
         task = progress.add_task("start", total=100)
 
@@ -67,11 +68,12 @@ def _promote(plan: Plan, version: int, rehearsal_memory_bytes: int) -> None:
         return
     environment = {
         "MOODFOOD_MODELS_DIR": plan.models_dir,
+        "MOODFOOD_MODELS_URL": plan.models_url,
         "MOODFOOD_MODEL": plan.model,
         "MOODFOOD_ENCODER_DIR": plan.encoder_dir or NO_FOLDER,
     }
     setup = RehearsalSetup(environment, rehearsal_memory_bytes)
-    champion = Champion(registry, (), partial(rehearse, setup))
+    champion = Champion(registry, Leases(plan.database), (), partial(rehearse, setup))
     try:
         asyncio.run(champion.promote(Change(version, decision.champion_version, BY, "passed the gate")))
     except VersionRefused as error:
@@ -79,30 +81,33 @@ def _promote(plan: Plan, version: int, rehearsal_memory_bytes: int) -> None:
         note(str(error))
 
 
-def evaluate_version(
-    models: Path, model: str, examples: Sequence[Path], version: int, encoder: Path | None
-) -> dict[str, Any]:
+def evaluate_version(plan: Plan, version: int) -> dict[str, Any]:
     """Measure a version, the champion for 0, on examples; those without labels are taken as out of scope.
+
+    Args:
+        plan: the registry, the encoder, and the examples as its seed files.
+        version: number of the version.
 
     Raises:
         TrainerError: there is no such version, or a file cannot be read.
 
     """
-    registry = ModelRegistry(models, model, keep_versions=0)
+    migrate(plan.database)
+    registry = plan.registry
     version = version or registry.alias.version()
     if version == 0:
         raise NoChampion
-    read, malformed = read_examples(examples)
+    read, malformed = read_examples([Path(name) for name in plan.seed_files])
     if not any(example.labels for example in read):
         raise BrokenData("the examples hold no line with a label to compare with")
-    embeddings = open_embeddings(str(encoder) if encoder else "", registry.embeddings_folder)
+    embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
     cascade, size = open_serving_model(registry, version, embeddings)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=None)
         report = evaluation_report(measure(cascade, read, size))
         progress.update(task, total=1, completed=1)
     return {
-        "model": model,
+        "model": plan.model,
         "version": version,
         "transformer_stage": cascade.has_head,
         "examples": report.held_out_examples,

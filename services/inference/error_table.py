@@ -24,5 +24,7 @@ ERROR_TABLE: ErrorTable = {
         StatusCode.FAILED_PRECONDITION, "STALE_GENERATION", facts=lambda error: {"followed": str(error.followed)}
     ),
     errors.NothingLoaded: Row(StatusCode.UNAVAILABLE, "NOTHING_LOADED"),
+    errors.RegistryUnavailable: Row(StatusCode.UNAVAILABLE, "REGISTRY_UNAVAILABLE"),
+    errors.StorageFailed: Row(StatusCode.UNAVAILABLE, "STORAGE_FAILED"),
     errors.BrokenData: Row(StatusCode.FAILED_PRECONDITION, "BROKEN_DATA"),
 }

@@ -9,6 +9,8 @@ InferenceError
 ├── ReloadInProgress        another reload is in progress
 ├── StaleGeneration         the reload has an older generation than one that the replica has followed
 ├── NothingLoaded           the registry has no champion to load
+├── RegistryUnavailable     the registry cannot be read now
+├── StorageFailed           the query log or the spool cannot be read or written
 └── BrokenData              the taxonomy or the catalogue cannot be read (only at start-up)
 """
 
@@ -85,6 +87,17 @@ class NothingLoaded(InferenceError):
 
     def __init__(self) -> None:
         super().__init__("the registry has no champion yet; train a model first, or send the number of a version")
+
+
+class RegistryUnavailable(InferenceError):
+    """The registry cannot be read now. The version that was serving still serves. The text says why."""
+
+
+class StorageFailed(InferenceError):
+    """The query log or the spool cannot be read or written. What was done before stays done."""
+
+    def __init__(self, doing: str, error: OSError) -> None:
+        super().__init__(f"cannot {doing}: {error.strerror or 'the disk refuses'}; free the disk and repeat the call")
 
 
 class BrokenData(InferenceError):

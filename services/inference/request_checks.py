@@ -4,11 +4,13 @@ Every check raises InvalidQuery, which names the field and says what to send ins
 """
 
 from collections.abc import Sequence
+from datetime import UTC
 
 import grpc
 from moodfood.inference.v1 import inference_pb2 as pb
 
 from services.inference.errors import InvalidQuery
+from services.inference.queries.forgetting import Doomed
 from services.language.text import describe_problem
 
 MAX_BATCH_TEXTS = 256
@@ -16,6 +18,7 @@ MAX_TOP_K = 100
 MAX_DISHES = 50
 MAX_CONTEXT_CHARS = 200
 MAX_KEY_CHARS = 128
+MAX_FORGOTTEN_IDS = 10_000
 DEFAULT_TOP_K = 5
 DEFAULT_DISHES = 5
 
@@ -67,6 +70,19 @@ def read_context(context: pb.UserContext) -> dict[str, str]:
         if len(text) > MAX_CONTEXT_CHARS:
             raise InvalidQuery(f"context.{field}", f"has {len(text):,} characters; send at most {MAX_CONTEXT_CHARS}")
     return {field: text for field, text in said.items() if text}
+
+
+def read_doomed(request: pb.ForgetQueryRecordsRequest) -> Doomed:
+    """Return which query records to delete."""
+    if len(request.query_ids) > MAX_FORGOTTEN_IDS:
+        raise InvalidQuery("query_ids", f"has {len(request.query_ids):,} entries; send at most {MAX_FORGOTTEN_IDS:,}")
+    if not request.query_ids and not request.HasField("before"):
+        raise InvalidQuery("query_ids", "is empty and before is not set; send ids, or a time, or both")
+    try:
+        before = request.before.ToDatetime(UTC) if request.HasField("before") else None
+    except (ValueError, OverflowError) as error:
+        raise InvalidQuery("before", "is no time; send one of the years 1 to 9999") from error
+    return Doomed(frozenset(request.query_ids), before)
 
 
 def _read_count(asked: int, default: int, highest: int, field: str) -> int:

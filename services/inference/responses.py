@@ -9,8 +9,9 @@ from services.inference.classifiers.cascade import StageKind
 from services.inference.classifiers.explanation import Explanation
 from services.inference.dishes.recommender import RankedDish
 from services.inference.models.holder import ReloadResult
-from services.inference.queries.query_log import QueryLogStats
 from services.inference.queries.query_record import AnsweredQuery
+from services.inference.queries.query_writer import Forgotten, QueryLogStats
+from services.inference.queries.spool import Batch
 
 STAGES = {
     StageKind.LINEAR: pb.STAGE_LINEAR,
@@ -85,7 +86,23 @@ def to_query_log_response(stats: QueryLogStats) -> pb.GetQueryLogStatsResponse:
         file_bytes=stats.file_bytes,
         rotated_files=stats.rotated_files,
         last_written_at=to_timestamp(datetime.fromtimestamp(written_at, UTC)) if written_at else None,
+        spooled=stats.spooled,
+        spool_dropped=stats.spool_dropped,
+        spool_bytes=stats.spool_bytes,
+        spool_id=stats.spool_id,
     )
+
+
+def to_collect_response(batch: Batch) -> pb.CollectQueryRecordsResponse:
+    """Translate a batch of a spool."""
+    return pb.CollectQueryRecordsResponse(
+        spool_id=batch.spool_id, records=batch.records, position=batch.position, dropped=batch.dropped
+    )
+
+
+def to_forget_response(forgotten: Forgotten) -> pb.ForgetQueryRecordsResponse:
+    """Translate the numbers of deleted query records."""
+    return pb.ForgetQueryRecordsResponse(log_lines=forgotten.log_lines, spooled=forgotten.spooled)
 
 
 def to_duration(seconds: float) -> duration_pb2.Duration:

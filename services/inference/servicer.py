@@ -1,7 +1,7 @@
 """`moodfood.inference.v1.InferenceService`: each call checks the request, calls one function, translates the result."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from moodfood.inference.v1 import inference_pb2 as pb
@@ -12,9 +12,10 @@ from services.inference.dishes.recommender import Recommender
 from services.inference.models.holder import ModelHolder
 from services.inference.models.registry import RegistryReader
 from services.inference.queries.answering import Answerer
+from services.inference.queries.delivery import Deliveries
 from services.inference.queries.experiment import ExperimentFollower
-from services.inference.queries.query_log import QueryLog
 from services.inference.queries.query_record import AnsweredQuery
+from services.inference.queries.query_writer import QueryWriter
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -28,20 +29,25 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         holder: ModelHolder,
         registry: RegistryReader,
         recommender: Recommender,
-        query_log: QueryLog,
+        query_writer: QueryWriter,
         experiments: ExperimentFollower,
     ) -> None:
         self._model = model
         self._holder = holder
         self._registry = registry
         self._recommender = recommender
-        self._query_log = query_log
+        self._query_writer = query_writer
         self._experiments = experiments
-        self._answerer = Answerer(holder, experiments, query_log)
+        self._answerer = Answerer(holder, experiments, query_writer)
+        self._deliveries = Deliveries(query_writer)
+
+    def end_streams(self) -> None:
+        """End the streams to the trainer now. Call it before the server stops, which waits for calls in flight."""
+        self._deliveries.end()
 
     async def close(self) -> None:
-        """Wait, at most one second, until the queries that are already answered are logged."""
-        await self._answerer.close()
+        """Wait, at most one second, until the queries that are already answered are in the queue of the writer."""
+        await self._answerer.settle()
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         request_checks.check_query(request.text)
@@ -76,7 +82,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return responses.to_reload_response(await reload(request.version, request.generation))
 
     async def GetModelStatus(self, request: pb.GetModelStatusRequest, context: Any) -> pb.GetModelStatusResponse:
-        servable, alias, experiment = self._holder.current, self._registry.champion(), self._experiments.current
+        servable, alias, experiment = self._holder.current, self._registry.alias, self._experiments.current
         return pb.GetModelStatusResponse(
             model=self._model,
             version=servable.version,
@@ -85,7 +91,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             loaded_at=responses.to_timestamp(servable.loaded_at) if servable.loaded_at else None,
             stages=[responses.STAGES[stage.kind] for stage in servable.stages],
             label_count=servable.label_count,
-            last_reload_error=self._holder.last_error,
+            last_reload_error=self._holder.last_error or self._registry.problem,
             min_confidence=servable.min_confidence,
             transformer_missing=servable.transformer_missing,
             warm_versions=self._holder.warm.versions,
@@ -93,7 +99,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def GetQueryLogStats(self, request: pb.GetQueryLogStatsRequest, context: Any) -> pb.GetQueryLogStatsResponse:
-        return responses.to_query_log_response(self._query_log.stats())
+        return responses.to_query_log_response(self._query_writer.stats())
+
+    async def CollectQueryRecords(
+        self, request_iterator: AsyncIterator[pb.CollectQueryRecordsRequest], context: Any
+    ) -> AsyncIterator[pb.CollectQueryRecordsResponse]:
+        # So the caller knows that the replica is there, also while there is nothing to collect.
+        await context.send_initial_metadata(())
+        async for batch in self._deliveries.deliver(request_iterator):
+            yield responses.to_collect_response(batch)
+
+    async def ForgetQueryRecords(
+        self, request: pb.ForgetQueryRecordsRequest, context: Any
+    ) -> pb.ForgetQueryRecordsResponse:
+        doomed = request_checks.read_doomed(request)
+        await self._answerer.settle()
+        return responses.to_forget_response(await asyncio.wrap_future(self._query_writer.forget(doomed)))
 
     async def _answer(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +21,25 @@ from services.trainer.api.operations import OperationsServicer
 from services.trainer.api.prometheus import TrainerCollector, serve_metrics
 from services.trainer.api.status import read_status
 from services.trainer.database.database import Database
+from services.trainer.database.leases import Leases
 from services.trainer.database.migrate import migrate
+from services.trainer.dataset.snapshot_retention import delete_snapshots_with
 from services.trainer.dataset.taxonomy import KnownLabels
+from services.trainer.dataset.vectors import forget_vectors
 from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
 from services.trainer.feedback.erasure import Erasure
+from services.trainer.feedback.erasures import Erasures
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_history import QueryHistory
-from services.trainer.feedback.review import SUSPECTS_FILE, ReviewQueue
+from services.trainer.feedback.query_store import QueryStore
+from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.graphs.version import read_learned_words
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.rollout.experiment import Experiments
+from services.trainer.rollout.query_collector import QueryCollector
 from services.trainer.rollout.rehearsal import MEBIBYTE, RehearsalSetup, rehearse
+from services.trainer.rollout.replica_erasure import erase_on_replicas
 from services.trainer.runs.events import EventLog
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.runner import Runner
@@ -53,6 +60,8 @@ SERVICE_NAMES = (
     "google.longrunning.Operations",
 )
 SECONDS_OF_A_DAY = 24 * 60 * 60
+# While the database is away, each call to it occupies a thread for seconds. Other calls must still find one.
+THREADS = 32
 
 _log = structlog.get_logger()
 
@@ -68,10 +77,9 @@ def make_plan(settings: Settings) -> Plan:
         held_out_file=str(examples / "held_out.jsonl"),
         golden_file=str(examples / "golden.jsonl"),
         taxonomy_file=str(settings.taxonomy_path or ""),
-        feedback_file=str(settings.feedback_path),
+        models_url=settings.models_url,
         database_url=settings.database_location,
         encoder_dir=str(settings.encoder_path),
-        suspects_file=str(settings.review_dir / SUSPECTS_FILE),
     )
 
 
@@ -80,6 +88,7 @@ def make_rehearsal(settings: Settings) -> RehearsalSetup:
     return RehearsalSetup(
         {
             "MOODFOOD_MODELS_DIR": str(settings.models_dir),
+            "MOODFOOD_MODELS_URL": settings.models_url,
             "MOODFOOD_DATA_DIR": str(settings.data_dir),
             "MOODFOOD_MODEL": settings.model,
             "MOODFOOD_ENCODER_DIR": str(settings.encoder_path),
@@ -92,7 +101,7 @@ async def delete_what_is_too_old(erasure: Erasure, days: int) -> None:
     """Delete now and once a day what is older than it may be kept; never for 0 days."""
     while days > 0:
         try:
-            await asyncio.to_thread(erasure.forget_older_than, days)
+            await erasure.forget_older_than(days)
         except StorageFailed as error:
             _log.error("cannot delete what is too old", problem=str(error))
         await asyncio.sleep(SECONDS_OF_A_DAY)
@@ -112,26 +121,36 @@ class Trainer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.database = Database(settings.database_location)
-        self.registry = ModelRegistry(settings.models_dir, settings.model, settings.keep_versions)
-        self.runs = RunStore(settings.runs_dir)
-        feedback = FeedbackStore(settings.feedback_path)
-        history = QueryHistory(settings.query_log_path)
+        self.registry = ModelRegistry(
+            settings.models_dir, settings.model, settings.keep_versions, self.database, settings.models_url
+        )
+        leases = Leases(self.database)
+        self.runs = RunStore(self.database)
+        feedback = FeedbackStore(self.database)
+        known_words = partial(read_learned_words, self.registry)
+        self.queries = QueryStore(self.database, known_words, settings.keep_queries)
         rehearse_here = partial(rehearse, make_rehearsal(settings))
-        champion = Champion(self.registry, settings.targets, rehearse_here)
+        self.champion = champion = Champion(self.registry, leases, settings.targets, rehearse_here)
         events = EventLog(settings.query_log_path, settings.retrain_log_path)
-        self.runner = Runner(self.runs, self.registry, champion, events, make_plan(settings))
+        self.runner = Runner(self.runs, leases, self.registry, champion, events, make_plan(settings))
         self.due = DueCheck(
             self.registry,
             feedback,
             self.runs,
-            partial(measure_champion_drift, settings.drift_dir, self.registry, history),
+            partial(measure_champion_drift, self.database, self.registry, self.queries),
             DueRules(settings.retrain_samples, settings.retrain_days, settings.retrain_on_drift),
         )
-        queue = ReviewQueue(settings.review_dir, history, feedback, partial(read_learned_words, self.registry))
-        intake = Intake(feedback, history, queue, KnownLabels(partial(find_label_files, settings)).now)
-        self.erasure = Erasure(feedback, settings.query_log_path, self.registry.snapshots_folder, history)
-        self.experiments = Experiments(self.registry, champion, rehearse_here, history, feedback)
-        self.scheduler = Scheduler(settings.schedule_path, self.ask_by_schedule)
+        queue = ReviewQueue(self.database, known_words)
+        intake = Intake(feedback, self.queries, queue, KnownLabels(partial(find_label_files, settings)).now)
+        self.erasure = Erasure(
+            self.database,
+            partial(delete_snapshots_with, self.registry.snapshots_folder),
+            partial(forget_vectors, self.registry.embeddings_folder),
+            partial(erase_on_replicas, settings.targets),
+        )
+        self.collector = QueryCollector(settings.targets, self.queries, Erasures(self.database))
+        self.experiments = Experiments(self.registry, champion, rehearse_here, self.queries, feedback)
+        self.scheduler = Scheduler(self.database, leases, self.ask_by_schedule)
         self._training = training.Training(self.runner, self.runs, self.registry, champion, self.due)
         self._labelling = Labelling(intake, feedback, queue, self.erasure)
 
@@ -153,7 +172,7 @@ class Trainer:
 
     def serve_metrics(self) -> Callable[[], None]:
         """Serve metrics over HTTP and return what ends that."""
-        collector = TrainerCollector(partial(read_status, self.due), self.runs.newest_first)
+        collector = TrainerCollector(partial(read_status, self.due), self.runs.count_ended)
         return serve_metrics(collector, self._settings.host, self._settings.metrics_port)
 
     async def recover(self) -> None:
@@ -164,8 +183,8 @@ class Trainer:
             _log.error("cannot mend what was found; free the disk and start again", problem=str(error))
 
     async def train_first_model(self) -> None:
-        """Begin the first run of an empty registry, unless another trainer on the same folders has begun it."""
-        if self.registry.alias.read() is None:
+        """Begin the first run of an empty registry, unless another trainer on the database has begun it."""
+        if await asyncio.to_thread(self.registry.alias.read) is None:
             with contextlib.suppress(RetrainInProgress):
                 run = await self.runner.start(trainer_pb2.TRIGGER_FIRST_MODEL)
                 _log.info("the registry is empty: training the first model", run=run.run_id)
@@ -173,6 +192,7 @@ class Trainer:
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     trainer = Trainer(settings)
     migrate(trainer.database)
     server = build_server(ERROR_TABLE)
@@ -184,8 +204,11 @@ async def serve(settings: Settings) -> None:
     await trainer.train_first_model()
     background = asyncio.gather(
         delete_what_is_too_old(trainer.erasure, settings.retention_days),
+        trainer.collector.run(),
         trainer.experiments.watch(),
+        trainer.champion.watch(),
         trainer.scheduler.follow(),
+        trainer.runner.follow(),
     )
     stop_metrics = trainer.serve_metrics()
 
@@ -197,6 +220,7 @@ async def serve(settings: Settings) -> None:
     stop_metrics()
     await trainer.runner.close()
     await stop()
+    trainer.database.close()
 
 
 def main() -> None:

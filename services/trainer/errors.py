@@ -5,7 +5,7 @@ The text of an exception reaches the caller. It says what happened and what to d
 TrainerError
 ├── InvalidRequest           a field of the request is not valid
 ├── ReviewItemNotFound       there is no such review item, or it was already decided
-├── UnknownQuery             feedback refers to an answer that is not in the query log
+├── UnknownQuery             feedback refers to an answer that is not stored, or no longer
 ├── TrainingRunNotFound      there is no such training run
 ├── ModelVersionNotFound     the registry has no such version, or its files cannot be read
 ├── SnapshotNotFound         there is no such dataset snapshot, or its file is damaged
@@ -58,10 +58,10 @@ class ReviewItemNotFound(TrainerError):
 
 
 class UnknownQuery(TrainerError):
-    """Feedback refers to an answer that is not in the query log."""
+    """Feedback refers to an answer that is not stored, or no longer."""
 
     def __init__(self, query_id: str) -> None:
-        super().__init__(f"the query log has no query with the id {query_id!r}; send the text instead of query_id")
+        super().__init__(f"no query with the id {query_id!r} is stored; send the text instead of query_id")
         self.query_id = query_id
 
 

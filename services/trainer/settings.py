@@ -20,6 +20,7 @@ class Settings(SharedSettings):
     retrain_on_drift: bool = False
     metrics_port: Port = Field(default=9452, validation_alias="MOODFOOD_TRAINER_METRICS_PORT")
     retention_days: int = Field(default=0, ge=0)
+    keep_queries: int = Field(default=1_000_000, ge=1000)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -33,33 +34,8 @@ class Settings(SharedSettings):
         return self.database_url or file_url(self.data_dir / DATABASE_FILE)
 
     @property
-    def feedback_path(self) -> Path:
-        """Where feedback is stored."""
-        return self.data_dir / "feedback" / "feedback.jsonl"
-
-    @property
-    def review_dir(self) -> Path:
-        """Where the review queue keeps what is suspected and what was decided."""
-        return self.data_dir / "review"
-
-    @property
-    def drift_dir(self) -> Path:
-        """Where the traffic at promotion is kept."""
-        return self.data_dir / "drift"
-
-    @property
-    def schedule_path(self) -> Path:
-        """Where the schedule is kept."""
-        return self.data_dir / "schedule.json"
-
-    @property
-    def runs_dir(self) -> Path:
-        """Where training runs are stored."""
-        return self.data_dir / "runs"
-
-    @property
     def query_log_path(self) -> Path:
-        """The query log, which inference writes and to which retraining events are appended."""
+        """The log to which retraining events are appended."""
         return self.data_dir / "logs" / "query_logs.jsonl"
 
     @property

@@ -6,15 +6,16 @@ disk or another process refuses is StorageFailed, whatever the cause.
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from services.repository import disk
+from services.repository.errors import RepositoryUnavailable
 from services.trainer.errors import StorageFailed
 
 LOCK_SECONDS = 10.0
@@ -29,6 +30,15 @@ def storage_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageFailed(f"cannot {doing}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def repository_errors() -> Iterator[None]:
+    """Turn RepositoryUnavailable inside the block into StorageFailed, with the same text."""
+    try:
+        yield
+    except RepositoryUnavailable as error:
+        raise StorageFailed(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -74,24 +84,16 @@ def try_lock(path: Path) -> FileLock | None:
     return lock
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield an empty file that takes the place of a file when the block ends well; readers never see a part of it.
 
-    What was renamed is there for everybody already, so a disk that refuses fails nothing: it may at most be as before
-    after a loss of power, which a kill of the process at that moment would have led to as well.
+    Raises:
+        StorageFailed: nothing was changed.
+
     """
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Write a new file and wait until it is on disk."""
-    with path.open("wb") as file:
-        file.write(content)
+    with storage_errors(f"write {path.name}"), disk.replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
 
@@ -103,16 +105,8 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
         StorageFailed: nothing was changed.
 
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(temporary, content)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise StorageFailed(f"cannot write {path.name}: {error.strerror}") from error
+    with replacing(path) as file:
+        file.write(content)
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
@@ -165,11 +159,19 @@ def to_json(message: Message, indent: int | None = 2) -> str:
     )
 
 
+def parse_message(content: str | bytes, message: M) -> M | None:
+    """Return a message filled from JSON; None if it cannot be read."""
+    try:
+        return json_format.Parse(content, message, ignore_unknown_fields=True)
+    except (ValueError, json_format.ParseError):
+        return None
+
+
 def read_message(path: Path, message: M) -> M | None:
     """Return a message filled from a file of JSON; None if there is no file or it cannot be read."""
     try:
-        return json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
-    except (OSError, ValueError, json_format.ParseError):
+        return parse_message(path.read_bytes(), message)
+    except OSError:
         return None
 
 

@@ -137,8 +137,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if method.startswith("/grpc."):
             return handler
         if handler.request_streaming and handler.response_streaming:
-            return handler
-        if handler.response_streaming:
+            make, behaviour = grpc.stream_stream_rpc_method_handler, self._wrap_streams(handler.stream_stream, method)
+        elif handler.response_streaming:
             make, behaviour = grpc.unary_stream_rpc_method_handler, self._wrap_stream_out(handler.unary_stream, method)
         elif handler.request_streaming:
             make, behaviour = grpc.stream_unary_rpc_method_handler, self._wrap_stream_in(handler.stream_unary, method)
@@ -159,6 +159,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def call(requests: AsyncIterator[Any], context: Any) -> Any:
             try:
                 return await behaviour(_check_stream(requests), context)
+            except Exception as error:
+                await self._abort(error, context, method)
+
+        return call
+
+    def _wrap_streams(self, behaviour: Any, method: str) -> Any:
+        async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            try:
+                async for response in behaviour(_check_stream(requests), context):
+                    yield response
             except Exception as error:
                 await self._abort(error, context, method)
 

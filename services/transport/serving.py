@@ -20,6 +20,7 @@ MAX_CONCURRENT_CALLS = 1000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 # Lists of runs and versions are long; what a client sends is not.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+MIN_PING_MILLISECONDS = 10_000
 
 # Options of a channel that asks for such lists; without them a client takes 4 MiB.
 LARGE_RESPONSES = (("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),)
@@ -37,6 +38,8 @@ def build_server(errors: ErrorTable) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
+            # A caller may ask this often whether a quiet stream is still alive; by default it is cut off for that.
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MILLISECONDS),
         ],
     )
 

@@ -4,6 +4,7 @@ A data folder that has a `taxonomy/` or an `examples/` of its own is complete by
 project is used only when it has neither.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -16,6 +17,8 @@ PREFIX = "MOODFOOD_"
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED_DATA = PROJECT / "data"
 BUILT_MODELS = PROJECT / "models"
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/\w[\w.-]*)*/?")
+PASSWORD = re.compile(r"//[^/@]*@")
 ENCODER = Path("encoder") / "all-minilm-l6-v2"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -39,6 +42,7 @@ class SharedSettings(BaseSettings):
     inference_address: str = ""
     trainer_address: str = ""
     models_dir: Path = Path("models")
+    models_url: str = ""
     data_dir: Path = Path("data")
     model: str = "mood_food"
     encoder_dir: Path | None = None
@@ -61,6 +65,13 @@ class SharedSettings(BaseSettings):
         except OSError as error:
             raise ValueError(f"{error.strerror}; name a folder that can be read") from error
         return folder
+
+    @field_validator("models_url")
+    @classmethod
+    def _bucket(cls, url: str) -> str:
+        if url and not BUCKET.fullmatch(url):
+            raise ValueError("use s3://bucket/prefix; credentials and endpoint come from the AWS_* variables")
+        return url.rstrip("/")
 
     @field_validator("model")
     @classmethod
@@ -156,7 +167,8 @@ def _problem(kind: type[BaseSettings], details: ErrorDetails) -> str:
     # The location of an error is the field's name, or its alias when it has one.
     location = str(details["loc"][0])
     variable = location if location.startswith(PREFIX) else f"{PREFIX}{location.upper()}"
-    return f"{variable} is {str(details['input'])!r}; {_wanted(_field(kind, location), details)}"
+    value = PASSWORD.sub("//***@", str(details["input"]))
+    return f"{variable} is {value!r}; {_wanted(_field(kind, location), details)}"
 
 
 def _field(kind: type[BaseSettings], location: str) -> FieldInfo:

@@ -11,6 +11,7 @@ from moodfood.trainer.v1 import trainer_pb2_grpc
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
+from services.cli.labels import REMOVED_WHERE
 from services.cli.runs import follow, start_run
 
 COMMANDS = (
@@ -39,6 +40,11 @@ def test_former_names_are_hidden(command: str) -> None:
     *group, name = command.split()
     listed = CliRunner().invoke(app, [*group, "--help"]).output
     assert f"│ {name} " not in listed
+
+
+def test_every_number_of_a_deletion_is_shown_with_its_place() -> None:
+    fields = {field.name for field in pb.DeleteUserDataResponse.DESCRIPTOR.fields}
+    assert fields == {*REMOVED_WHERE, "replicas_pending"}
 
 
 def test_run_is_followed_change_by_change_until_it_ends() -> None:

@@ -3,12 +3,16 @@
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from services.trainer.settings import Settings as TrainerSettings
+from services.transport.settings import SharedSettings
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -56,7 +60,7 @@ def test_everything_that_is_needed_is_there(manifests: list[dict[str, Any]]) -> 
         ("CronJob", "retrain"),
         ("PodDisruptionBudget", "inference"),
         ("PodDisruptionBudget", "gateway"),
-        ("PersistentVolumeClaim", "models"),
+        ("PersistentVolumeClaim", "trainer"),
     } <= found.keys()
     assert found["Service", "inference"]["spec"]["clusterIP"] == "None"
 
@@ -80,7 +84,61 @@ def test_services_are_probed_by_their_own_protocol(manifests: list[dict[str, Any
     }
     assert {"grpc": {"port": 50051}}.items() <= probes["inference"].items()
     assert {"grpc": {"port": 50052}}.items() <= probes["trainer"].items()
-    assert probes["gateway"]["httpGet"]["path"] == "/readyz"
+
+
+def deployment(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the pod of a deployment."""
+    (found,) = (each for each in manifests if (each["kind"], each["metadata"]["name"]) == ("Deployment", name))
+    pod: dict[str, Any] = found["spec"]["template"]["spec"]
+    return pod
+
+
+def test_gateway_takes_a_rollback_also_when_inference_does_not_serve(manifests: list[dict[str, Any]]) -> None:
+    (gateway,) = deployment(manifests, "gateway")["containers"]
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_fleet_shares_no_volume_and_only_the_trainer_has_one(manifests: list[dict[str, Any]]) -> None:
+    claims = [manifest["spec"]["accessModes"] for manifest in manifests if manifest["kind"] == "PersistentVolumeClaim"]
+    assert claims == [["ReadWriteOnce"]]
+    claiming = {
+        name
+        for name in SERVICES
+        if any("persistentVolumeClaim" in volume for volume in deployment(manifests, name)["volumes"])
+    }
+    assert claiming == {"trainer"}
+
+
+def test_inference_and_trainer_read_the_models_from_one_bucket(manifests: list[dict[str, Any]]) -> None:
+    (models,) = (each for each in manifests if each["kind"] == "ConfigMap")
+    assert SharedSettings.model_validate({"models_url": models["data"]["MOODFOOD_MODELS_URL"]}).models_url
+    for name in ("inference", "trainer"):
+        (container,) = deployment(manifests, name)["containers"]
+        sources = [source.get("configMapRef", source.get("secretRef")) for source in container["envFrom"]]
+        assert sources[:2] == [{"name": models["metadata"]["name"]}, {"name": "models", "optional": True}]
+
+
+def test_version_that_passed_its_rehearsal_fits_into_a_replica(manifests: list[dict[str, Any]]) -> None:
+    (inference,) = deployment(manifests, "inference")["containers"]
+    limit = int(inference["resources"]["limits"]["memory"].removesuffix("Mi"))
+    assert limit > TrainerSettings.model_fields["rehearsal_memory_mib"].default
+
+
+def test_replicas_of_one_service_go_to_different_nodes(manifests: list[dict[str, Any]]) -> None:
+    for name in ("gateway", "inference"):
+        (spread,) = deployment(manifests, name)["topologySpreadConstraints"]
+        assert (spread["topologyKey"], spread["labelSelector"]) == (
+            "kubernetes.io/hostname",
+            {"matchLabels": {"app": name}},
+        )
+
+
+def test_manifests_name_the_images_that_compose_builds(manifests: list[dict[str, Any]]) -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    built = {compose["services"][name]["image"] for name in SERVICES}
+    assert built == {container["image"] for pod in pods(manifests) for container in pod["containers"]}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert built == {f"moodfood/{name}:{version}" for name in SERVICES}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -90,6 +148,19 @@ def test_image_copies_only_files_that_exist_and_runs_as_nobody_special(service: 
     assert copied
     assert [path for path in copied if not (ROOT / path).exists()] == []
     assert "USER 10001" in lines
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_image_holds_every_package_that_its_service_imports(service: str) -> None:
+    lines = (DEPLOY / "docker" / f"{service}.Dockerfile").read_text().splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY services/")]
+    program = (
+        f"import sys, services.{service}.__main__\n"
+        "print(*(module.__file__ for name, module in sys.modules.items() if name.split('.')[0] == 'services'))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    files = [Path(file).relative_to(ROOT).as_posix() for file in ran.stdout.split()]
+    assert [file for file in files if not any(file == path or file.startswith(f"{path}/") for path in copied)] == []
 
 
 TRAINING_LIBRARIES = ("sklearn", "skl2onnx", "onnx", "scipy", "numba")
@@ -123,3 +194,9 @@ def test_compose_file_starts_the_three_services_hardened() -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).resolve().exists()
+
+
+def test_compose_shares_the_models_and_nothing_that_people_said() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    mounted = {name: {volume.split(":")[0] for volume in services[name].get("volumes", [])} for name in SERVICES}
+    assert mounted == {"inference": {"models", "logs"}, "trainer": {"models", "data"}, "gateway": set()}

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from google.protobuf import json_format
+from moodfood.events.v1.events_pb2 import QueryRecord
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.inference.classifiers.cascade import Stage, StageKind
@@ -13,13 +15,14 @@ from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
 from services.inference.queries.answering import Answerer
 from services.inference.queries.experiment import Experiment
-from services.inference.queries.query_log import QueryLog
-from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
+from services.repository.opening import open_repository
+from services.trainer.feedback.answered_query import AnsweredQuery, read_record
 from services.trainer.feedback.review import Reason, find_reasons
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.experiment_verdict import observe, pairs_of
 from services.trainer.schedule.drift import count_traffic
 from tests.fakes import FakeClassifier
+from tests.queries import write_to
 from tests.registries import MODEL, promote
 
 pytestmark = pytest.mark.anyio
@@ -42,14 +45,14 @@ def servable(version: int, answering_stage: StageKind | None, label: str = "soup
 
 async def read_by_the_trainer(asked: list[tuple[Servable, Experiment | None]], folder: Path) -> list[AnsweredQuery]:
     """Ask one query of each servable, in its experiment if there is one; return what the trainer reads of them."""
-    log = QueryLog(folder / "queries.jsonl", 10**9, 1)
-    log.start()
+    writer = write_to(folder)
     for champion, trial in asked:
-        answerer = Answerer(cast("Any", Current(champion)), cast("Any", Current(trial)), log)
+        answerer = Answerer(cast("Any", Current(champion)), cast("Any", Current(trial)), writer)
         await answerer.answer(["rainy day"], 1, "anna")
-        await answerer.close()
-    log.close()
-    return QueryHistory(folder / "queries.jsonl").recent()
+        await answerer.settle()
+    writer.close()
+    lines = (folder / "query_logs.jsonl").read_text().splitlines()
+    return [read_record(json_format.Parse(line, QueryRecord())) for line in lines]
 
 
 async def test_trainer_counts_the_answers_of_each_stage_and_those_that_no_stage_knew(tmp_path: Path) -> None:
@@ -93,16 +96,10 @@ async def test_trainer_counts_a_failure_of_the_challenger_and_not_one_of_the_cha
     assert (observe(pairs, {}).errors, observe(pairs, {}).challenger_answered) == (1, 0)
 
 
-def test_inference_follows_the_alias_the_history_and_the_experiment_that_the_trainer_wrote(
-    registry: ModelRegistry,
-) -> None:
-    reader = RegistryReader(registry.folder.parent, MODEL)
+async def test_inference_follows_the_alias_and_the_experiment_that_the_trainer_wrote(registry: ModelRegistry) -> None:
+    reader = RegistryReader(open_repository("", registry.folder.parent, MODEL), MODEL)
     alias = promote(registry, 2)
-    assert alias == reader.champion()
-    (registry.folder / "champion").write_text("damaged")
-    by_history = reader.champion()
-    assert by_history is not None
-    assert (alias.version, alias.generation) == (by_history.version, by_history.generation)
+    assert alias == await reader.look_at_alias()
     experiment = pb.Experiment(experiment_id="e1", challenger_version=1, champion_version=2, share=0.5, running=True)
     registry.experiment.begin(experiment)
-    assert experiment == reader.experiment()
+    assert experiment == await reader.look_at_experiment()

@@ -18,6 +18,7 @@ from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.language.encoder import load_encoder
 from services.language.text import normalise
+from services.repository.opening import open_repository
 from services.trainer.dataset.files import read_examples
 from services.trainer.fitting.fit import FittedModel, fit
 from services.trainer.fitting.linear import LinearClassifier
@@ -25,9 +26,8 @@ from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.graphs.export import Graphs, export_graphs
 from services.trainer.graphs.parity import TIE_MARGIN, TOLERANCE
 from services.trainer.graphs.version import open_serving_model
-from services.trainer.registry.registry import ModelRegistry
 from tests.conftest import ENCODER
-from tests.registries import MODEL
+from tests.registries import MODEL, open_registry
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def fitted(small_data: Path, trained_models: Path) -> FittedModel:
     examples, _ = read_examples([small_data / "examples" / "train" / "mood_food.jsonl"])
     encoder = load_encoder(ENCODER)
     assert encoder is not None
-    store = EmbeddingStore(encoder, ModelRegistry(trained_models, MODEL, 10).embeddings_folder)
+    store = EmbeddingStore(encoder, open_registry(trained_models).embeddings_folder)
     return fit(examples, [False] * len(examples), store).serving
 
 
@@ -152,11 +152,13 @@ def test_explanation_adds_up_to_the_scores(fitted: FittedModel, graphs: Graphs) 
 
 
 def test_inference_answers_what_the_trainer_measured(trained_models: Path, small_data: Path) -> None:
-    registry, encoder = ModelRegistry(trained_models, MODEL, 10), load_encoder(ENCODER)
+    registry, encoder = open_registry(trained_models), load_encoder(ENCODER)
     assert encoder is not None
     cascade, _ = open_serving_model(registry, 1, EmbeddingStore(encoder, registry.embeddings_folder))
     keywords = Stage(StageKind.KEYWORD, KeywordClassifier([]))
-    loader = Loader(RegistryReader(trained_models, MODEL), keywords, 8, load_encoder(ENCODER))
+    loader = Loader(
+        RegistryReader(open_repository("", trained_models, MODEL), MODEL), keywords, 8, load_encoder(ENCODER)
+    )
     held_out, _ = read_examples([small_data / "examples" / "held_out.jsonl"])
     texts = [each.text for each in held_out]
     measured, outcomes = cascade.answer(texts), answer(texts, loader.load(1, 1).stages, 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.database.database import DATABASE_FILE
 from tests.registries import MODEL
 from tests.system import System, eventually, system
 
@@ -14,6 +15,7 @@ def shared_system(small_data: Path, trained_models: Path, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("system")
     shutil.copytree(small_data, folder / "data")
     shutil.copytree(trained_models, folder / "models")
+    (folder / "models" / DATABASE_FILE).rename(folder / "data" / DATABASE_FILE)
     with system(folder / "data", folder / "models", MODEL) as running:
         yield running
 

@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from services.trainer.database.database import DATABASE_FILE, Database, file_url
+from services.trainer.runs.stages import name_stage
+from services.trainer.runs.store import RunStore
 from tests.registries import MODEL
 from tests.system import System, eventually
 
@@ -28,7 +32,14 @@ def begin(live: System, stage: str) -> str:
         live.freeze("inference")
     if stage != "start":
         live.wait_for_stage(run_id, stage)
+        eventually(lambda: stored_stage(live, run_id) == stage, "the stage in the database")
     return run_id
+
+
+def stored_stage(live: System, run_id: str) -> str:
+    """Return the stage of a run as another trainer sees it."""
+    with closing(Database(file_url(live.data / DATABASE_FILE))) as database:
+        return name_stage(RunStore(database).get(run_id))
 
 
 def cancel(live: System, run_id: str) -> None:

@@ -4,13 +4,17 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
+from sqlalchemy import select
 
+from services.trainer.database.database import DATABASE_FILE, Database, file_url
+from services.trainer.database.tables import feedback
 from tests.conftest import ROOT, SMALL_LABELS
 from tests.registries import MODEL
 from tests.system import System, eventually, traffic
@@ -68,8 +72,9 @@ def test_answer_is_corrected_by_its_query_id(live: System) -> None:
     query_id = live.call("/classify", {"text": "umbrella forgotten again"})[1]["query_id"]
     code, answer = live.call("/feedback", {"query_id": query_id, "labels": ["emotion_sad"]})
     assert (code, answer["status"]) == (201, "recorded")
-    stored = [json.loads(line) for line in (live.data / "feedback" / "feedback.jsonl").read_text().splitlines()]
-    assert ("umbrella forgotten again", query_id) == (stored[-1]["text"], stored[-1]["query_id"])
+    with closing(Database(file_url(live.data / DATABASE_FILE))) as database, database.read() as connection:
+        stored = connection.execute(select(feedback.c.text, feedback.c.labels).where(feedback.c.query_id == query_id))
+        assert stored.all() == [("umbrella forgotten again", ["emotion_sad"])]
 
 
 def test_cron_runs_nothing_while_no_retraining_is_due(live: System) -> None:

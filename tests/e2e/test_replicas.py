@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.registry.v1.manifest_pb2 import Manifest, RuleResult
 
-from services.trainer.registry.alias import Alias
+from services.trainer.database.leases import CHAMPION
+from services.trainer.registry.alias import Alias, Move
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
 from services.trainer.rollout.champion import Champion, Change, ChangeResult
 from tests.conftest import ROOT
-from tests.registries import MODEL
+from tests.registries import MODEL, database_beside, leases_of, open_registry
 from tests.system import eventually, free_ports
 
 pytestmark = pytest.mark.timeout(180)
@@ -51,7 +53,7 @@ class Fleet:
 
     @property
     def registry(self) -> ModelRegistry:
-        return ModelRegistry(self.models, MODEL, 10)
+        return open_registry(self.models)
 
     def start(self, number: int) -> None:
         with (self.folder / f"replica-{number}.out").open("ab") as log:
@@ -157,7 +159,7 @@ async def passes(_manifest: Manifest) -> list[RuleResult]:
 def promote(fleet: Fleet, version: int, registry: ModelRegistry | None = None) -> ChangeResult:
     registry = registry or fleet.registry
     change = Change(version, registry.alias.version(), "test", "fault injection", must_reach=True)
-    return asyncio.run(Champion(registry, fleet.targets, passes).promote(change))
+    return asyncio.run(Champion(registry, leases_of(registry), fleet.targets, passes).promote(change))
 
 
 def last_answer_of(fleet: Fleet, version: int, numbers: list[int]) -> float:
@@ -177,28 +179,29 @@ class KillingAlias(Alias):
     """Kills a replica when every replica has prepared a change and none has been asked to commit it."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
-        super().__init__(fleet.registry.folder, fleet.registry.history)
+        registry = fleet.registry
+        super().__init__(registry.repository, database_beside(fleet.models), MODEL, registry.history)
         self._fleet, self._number = fleet, number
 
-    def set_pending(self, version: int, generation: int) -> None:
-        super().set_pending(version, generation)
+    def begin_move(self, *change: Any, **expected: Any) -> Move:
+        move = super().begin_move(*change, **expected)
         self._fleet.kill(self._number)
+        return move
 
 
 def killing_registry(fleet: Fleet, number: int) -> ModelRegistry:
-    registry = ModelRegistry(fleet.models, MODEL, 10)
+    registry = open_registry(fleet.models)
     registry.alias = KillingAlias(fleet, number)
     return registry
 
 
 def kill_when_a_change_has_begun(fleet: Fleet, number: int) -> threading.Thread:
     """Freeze a replica, so that it prepares nothing, and kill it as soon as a change has begun."""
-    sign = fleet.registry.folder / ".changing"
-    sign.unlink(missing_ok=True)
+    leases = leases_of(fleet.registry)
     fleet.signal(number, signal.SIGSTOP)
 
     def run() -> None:
-        eventually(sign.exists, "a change")
+        eventually(lambda: leases.is_held(CHAMPION), "a change")
         fleet.kill(number)
 
     thread = threading.Thread(target=run)
@@ -280,7 +283,7 @@ def test_replica_whose_files_are_damaged_between_the_phases_sends_everybody_back
         eventually(lambda: fleet.version(3) == 1, "the restarted replica")
         committed = asyncio.run(rollout.commit(fleet.targets, 2, generation))
         assert [result.refused for result in committed] == [False, False, False, True, False]
-        asyncio.run(Champion(fleet.registry, fleet.targets, passes).recover())
+        asyncio.run(Champion(fleet.registry, leases_of(fleet.registry), fleet.targets, passes).recover())
         ended = time.monotonic()
         eventually(lambda: fleet.versions() == [1] * REPLICAS, "everybody back on version 1", SECONDS_APART)
         wait_for_an_answer_of_each(fleet)

@@ -51,7 +51,7 @@ def test_triggers_at_both_trainers_make_one_run_that_both_show(live: System) -> 
     refused = [answer for answer in answers if not answer.startswith("operations/")]
     assert all(answer.startswith("ABORTED") for answer in refused), refused
     run = live.ended(begun.removeprefix("operations/"))
-    assert run["state"] == "succeeded"
+    assert run["state"] == "succeeded", run
     with grpc.insecure_channel(second) as channel:
         shown = operations_grpc_pb2.OperationsStub(channel).GetOperation(
             operations_pb2.GetOperationRequest(name=begun), timeout=5

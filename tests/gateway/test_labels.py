@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,28 +15,29 @@ from services.gateway.routes.labels import MAX_IMPORT_BYTES, PIECE_BYTES
 from services.gateway.settings import Settings
 from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.labelling import Labelling, LabellingServicer
+from services.trainer.database.database import Database
+from services.trainer.dataset.snapshot_retention import delete_snapshots_with
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
-from services.trainer.feedback.query_history import QueryHistory
-from services.trainer.feedback.review import ReviewQueue
+from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 from tests.fakes import running
 from tests.gateway.fakes import Answering, gateway
+from tests.query_records import keep, make_record
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def client(sqlite_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     from moodfood.trainer.v1 import trainer_pb2_grpc
 
-    log = tmp_path / "queries.jsonl"
-    row = {"event": "query", "query_id": "q1", "text": "doubtful soup", "stage": "keyword", "labels": [{"label": "a"}]}
-    log.write_text(json.dumps(row) + "\n")
-    feedback, history = FeedbackStore(tmp_path / "feedback.jsonl"), QueryHistory(log)
-    queue = ReviewQueue(tmp_path / "review", history, feedback, lambda: ())
-    intake = Intake(feedback, history, queue, lambda: ["a", "b"])
-    labelling = Labelling(intake, feedback, queue, Erasure(feedback, log, tmp_path / "snapshots", history))
+    database = Database(sqlite_url)
+    queries = keep(database, make_record("q1", "doubtful soup", stage="keyword", labels=[{"label": "a"}]))
+    feedback, queue = FeedbackStore(database), ReviewQueue(database, set)
+    intake = Intake(feedback, queries, queue, lambda: ["a", "b"])
+    erasure = Erasure(database, partial(delete_snapshots_with, tmp_path / "snapshots"))
+    labelling = Labelling(intake, feedback, queue, erasure)
     servicer = cast("Any", LabellingServicer)(labelling)
     add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
     async with running(servicer, add, ERROR_TABLE) as address:
@@ -96,7 +98,10 @@ async def test_person_is_forgotten_over_rest(client: httpx.AsyncClient) -> None:
     ids = {(await client.post("/feedback", json=body)).json()["feedback_id"] for _ in range(2)}
     assert len(ids) == 1
     answer = (await client.delete("/users/anna/data")).json()
-    assert answer == {"status": "deleted", "feedback": 1, "queries": 1, "snapshots": 0}
+    assert answer == {
+        "status": "deleted", "feedback": 1, "imports": 0, "queries": 1, "review_items": 0, "snapshots": 0,
+        "embeddings": 0, "log_lines": 0, "spooled": 0, "replicas_pending": 0,
+    }  # fmt: skip
     assert (await client.get("/examples/export")).text == ""
 
 

@@ -33,6 +33,7 @@ async def test_method_that_is_not_allowed_names_those_that_are() -> None:
         (errors.ModelRejected(9, "probe", "differs"), 409, "MODEL_REJECTED"),
         (errors.ReloadInProgress(), 409, "RELOAD_IN_PROGRESS"),
         (errors.NothingLoaded(), 503, "NOTHING_LOADED"),
+        (errors.RegistryUnavailable("cannot read champion"), 503, "REGISTRY_UNAVAILABLE"),
         (RuntimeError("secret /etc/path"), 500, "INTERNAL"),
     ],
 )

@@ -1,7 +1,6 @@
 """The schedule over REST, against the trainer's real servicer over a real channel."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -13,6 +12,8 @@ from services.gateway.peers import connect
 from services.gateway.settings import Settings
 from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.schedules import SchedulerServicer
+from services.trainer.database.database import Database
+from services.trainer.database.leases import Leases
 from services.trainer.schedule.scheduler import Scheduler
 from tests.fakes import running
 
@@ -24,8 +25,9 @@ async def nothing(_tell: bool) -> str:
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    servicer = SchedulerServicer(Scheduler(tmp_path / "schedule.json", nothing))
+async def client(sqlite_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    database = Database(sqlite_url)
+    servicer = SchedulerServicer(Scheduler(database, Leases(database), nothing))
     async with running(servicer, scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, ERROR_TABLE) as address:
         app = build_app(lambda: connect(Settings(trainer_address=address, inference_address="127.0.0.1:1")), 1_000_000)
         transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)

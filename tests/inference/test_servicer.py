@@ -21,11 +21,12 @@ from services.inference.models.holder import ModelHolder
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.queries.experiment import ExperimentFollower
-from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
 from services.language.encoder import Encoder, load_encoder
+from services.repository.opening import open_repository
 from tests.conftest import ENCODER, SHIPPED
 from tests.fakes import running
+from tests.queries import write_to
 from tests.registries import MODEL
 
 pytestmark = pytest.mark.anyio
@@ -43,18 +44,17 @@ async def inference(
     models: Path, folder: Path, encoder: Encoder | None = None, data: Path | None = SHIPPED
 ) -> AsyncIterator[Service]:
     taxonomy = load_taxonomy(data / "taxonomy" / "mood_food_taxonomy.json" if data else None)
-    registry = RegistryReader(models, MODEL)
+    registry = RegistryReader(open_repository("", models, MODEL), MODEL)
     keyword_stage = Stage(StageKind.KEYWORD, KeywordClassifier(taxonomy.entries.values()))
     holder = ModelHolder(registry, Loader(registry, keyword_stage, len(taxonomy.entries), encoder), 600.0)
     await holder.converge()
-    log = QueryLog(folder / "queries.jsonl", 10**9, 1)
-    log.start()
+    writer = write_to(folder)
     recommender = Recommender(taxonomy, load_catalogue(data / "catalogue" / "dishes.json" if data else None))
-    servicer = InferenceServicer(MODEL, holder, registry, recommender, log, ExperimentFollower(registry, holder))
+    servicer = InferenceServicer(MODEL, holder, registry, recommender, writer, ExperimentFollower(registry, holder))
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
     async with running(servicer, add, ERROR_TABLE) as address, grpc.aio.insecure_channel(address) as channel:
-        yield Service(inference_pb2_grpc.InferenceServiceStub(channel), channel, folder / "queries.jsonl")
-    log.close()
+        yield Service(inference_pb2_grpc.InferenceServiceStub(channel), channel, folder / "query_logs.jsonl")
+    writer.close()
 
 
 def details(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str], list[str]]:
@@ -129,7 +129,7 @@ async def test_bad_input_names_its_field_and_is_not_logged(
             await getattr(service.stub, method)(request_message)
     assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert ("INVALID_QUERY", {}, [field]) == details(refusal.value)
-    assert not service.query_log.exists()
+    assert service.query_log.read_text() == ""
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_argument(models: Path, tmp_path: Path) -> None:

@@ -75,6 +75,30 @@ def test_several_bad_settings_are_told_together(monkeypatch: pytest.MonkeyPatch)
         load_settings(SharedSettings)
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://bucket/models", "https://bucket/models"),
+        ("s3://", "s3://"),
+        ("s3://bucket/../other", "s3://bucket/../other"),
+        ("s3://key:hush-hush@bucket/models", "s3://***@bucket/models"),
+    ],
+)
+def test_address_of_no_bucket_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    monkeypatch.setenv("MOODFOOD_MODELS_URL", url)
+    with pytest.raises(BadSetting) as raised:
+        load_settings(SharedSettings)
+    assert f"MOODFOOD_MODELS_URL is '{told}'; use s3://bucket/prefix" in str(raised.value)
+    assert "hush-hush" not in str(raised.value)
+
+
+def test_bucket_is_used_without_a_slash_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOODFOOD_MODELS_URL", "s3://my-bucket.eu/team/models/")
+    assert load_settings(SharedSettings).models_url == "s3://my-bucket.eu/team/models"
+
+
 def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOODFOOD_TRAINER_PORT", "")
     monkeypatch.setenv("MOODFOOD_HOST", "")

@@ -40,7 +40,9 @@ class FeedbackBody(Body):
     query_id: Annotated[str, Meta(max_length=200)] | None = None
     text: Text | None = None
     user_id: UserId = ""
-    request_id: Annotated[str, Meta(max_length=128, description="Feedback with the same id is stored once")] = ""
+    request_id: Annotated[
+        str, Meta(max_length=128, description="A person's feedback with the same id is stored once")
+    ] = ""
 
 
 class FeedbackAnswer(Struct):
@@ -251,17 +253,26 @@ async def export_examples(peers: NamedDependency[Peers], file_format: FileFormat
 
 
 class DeletionAnswer(Struct):
-    """What was deleted."""
+    """What was deleted, by where it was."""
 
     status: Literal["deleted"]
-    feedback: Annotated[int, Meta(description="Statements")]
-    queries: Annotated[int, Meta(description="Lines of the query log")]
+    feedback: Annotated[int, Meta(description="Statements in the database: feedback and reviews")]
+    imports: Annotated[int, Meta(description="Imported examples in the database with the text of a statement")]
+    queries: Annotated[int, Meta(description="Queries in the database that it is about, or with the same text")]
+    review_items: Annotated[int, Meta(description="Items of the review queue")]
     snapshots: Annotated[int, Meta(description="Dataset snapshots that held a text of this person")]
+    embeddings: Annotated[int, Meta(description="Stored embeddings of these texts")]
+    log_lines: Annotated[int, Meta(description="Lines of the replicas' query logs")]
+    spooled: Annotated[int, Meta(description="Records of queries that waited on the replicas")]
+    replicas_pending: Annotated[int, Meta(description="Replicas that were away; they delete it when they are back")]
 
 
 @delete("/users/{user_id:str}/data", status_code=200, tags=[TAG], summary="Forget a person", responses=describe(400))
 async def delete_user_data(user_id: FromPath[str], peers: NamedDependency[Peers]) -> DeletionAnswer:
-    """Delete the person's feedback, the queries it refers to, and snapshots that hold them."""
+    """Delete the person's feedback, the queries it refers to, and every copy of these texts that people gave.
+
+    The call is safe to repeat. When it fails half-way, the next call does the rest.
+    """
     response = await peers.trainer.DeleteUserData(
         trainer_pb2.DeleteUserDataRequest(user_id=user_id), timeout=peers.promotion_seconds
     )

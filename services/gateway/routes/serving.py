@@ -50,6 +50,9 @@ class QueryLogStats(Struct):
     file_bytes: Annotated[int, Meta(description="Size of the current file")]
     rotated_files: int
     last_written_at: Moment | None
+    spooled: Annotated[int, Meta(description="Queries that wait until the trainer has stored them")]
+    spool_dropped: Annotated[int, Meta(description="Queries lost before the trainer had stored them")]
+    spool_bytes: Annotated[int, Meta(description="Size of what waits")]
 
 
 def translate_state(status: inference_pb2.GetModelStatusResponse) -> ClassifierState:
@@ -88,4 +91,7 @@ async def show_query_log(peers: NamedDependency[Peers]) -> QueryLogStats:
         file_bytes=response.file_bytes,
         rotated_files=response.rotated_files,
         last_written_at=moment(response.last_written_at),
+        spooled=response.spooled,
+        spool_dropped=response.spool_dropped,
+        spool_bytes=response.spool_bytes,
     )

@@ -6,7 +6,6 @@ it ends. At most one version is loaded at a time. The version that was prepared 
 in memory, so that a commit or a rollback is only one assignment.
 """
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
+from moodfood.registry.v1.manifest_pb2 import ChampionAlias
 
-from services.inference.errors import InferenceError, NothingLoaded, ReloadInProgress, StaleGeneration
+from services.inference.errors import (
+    InferenceError,
+    NothingLoaded,
+    RegistryUnavailable,
+    ReloadInProgress,
+    StaleGeneration,
+)
+from services.inference.models.following import Patience
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
+from services.inference.models.threads import call_in_thread
 from services.inference.models.warm import Place, WarmShelf
 
 KEEP_PREPARED_SECONDS = 60.0
@@ -53,6 +61,8 @@ class ModelHolder:
         self._loader = loader
         self._keep_warm_seconds = keep_warm_seconds
         self._loading = False
+        self._patience = Patience()
+        self._copies_dropped_for = 0
         self.current: Servable = loader.without_model()
         self.warm = WarmShelf()
         self.last_error = ""
@@ -63,7 +73,7 @@ class ModelHolder:
         The arguments and the exceptions are those of `reload`.
         """
         with self._load_alone(), self._remember_error():
-            before, target, began = self.current, self._resolve(version, generation), time.perf_counter()
+            before, target, began = self.current, await self._resolve(version, generation), time.perf_counter()
             serving = before.version == target.version
             if not serving:
                 servable = await self._get_or_load(target)
@@ -81,11 +91,12 @@ class ModelHolder:
             ReloadInProgress: another reload is in progress.
             NothingLoaded: the champion was asked for and there is none.
             ModelVersionNotFound, ModelRejected: the version cannot be loaded.
+            RegistryUnavailable: the registry cannot be read.
             StaleGeneration: the replica has followed a higher generation. `current` does not change on any error.
 
         """
         with self._load_alone(), self._remember_error():
-            before, target, began = self.current, self._resolve(version, generation), time.perf_counter()
+            before, target, began = self.current, await self._resolve(version, generation), time.perf_counter()
             serving = before.version == target.version
             if serving:
                 self.current = replace(before, generation=target.generation)
@@ -101,18 +112,36 @@ class ModelHolder:
             return await self._get_or_load(_Target(version, self.current.generation))
 
     async def converge(self) -> None:
-        """Swap to the champion if the alias has a higher generation than the one followed. A failure is only logged."""
+        """Look at the alias, and swap to the champion if its generation is higher than the one followed.
+
+        A version that cannot be loaded is logged, and tried again after a growing pause. Raises RegistryUnavailable.
+        """
         self.warm.clear_expired()
-        alias = self._registry.champion()
+        try:
+            await self._registry.look_at_alias()
+        except RegistryUnavailable:
+            # A replica that has just started knows the alias that was followed before.
+            await self._follow(self._registry.alias)
+            raise
+        await self._follow(self._registry.alias)
+        await self._drop_old_copies()
+
+    async def _follow(self, alias: ChampionAlias | None) -> None:
         if alias is None or self._loading or alias.generation <= self.current.generation:
+            return
+        if not self._patience.allows(alias.generation):
             return
         try:
             await self.reload(alias.version, alias.generation)
+        except RegistryUnavailable:
+            raise  # the next look, which comes soon, tries again
         except InferenceError as error:
+            self._patience.note_failure(alias.generation)
             _log.warning("cannot follow the champion alias", version=alias.version, problem=str(error))
 
-    def _resolve(self, version: int, generation: int) -> _Target:
-        alias, followed = self._registry.champion(), self.current.generation
+    async def _resolve(self, version: int, generation: int) -> _Target:
+        alias = await self._look_for(version, generation)
+        followed = self.current.generation
         if version == 0 and alias is None:
             raise NothingLoaded
         if 0 < generation < followed:
@@ -120,11 +149,28 @@ class ModelHolder:
         wanted_generation = generation or (alias.generation if alias else 0)
         return _Target(version or (alias.version if alias else 0), max(wanted_generation, followed))
 
+    async def _look_for(self, version: int, generation: int) -> ChampionAlias | None:
+        """Read the alias if the caller leaves anything to it. A version that is named can do with the one last seen."""
+        try:
+            return self._registry.alias if version and generation else await self._registry.look_at_alias()
+        except RegistryUnavailable:
+            if not version:
+                raise
+            return self._registry.alias
+
     async def _get_or_load(self, target: _Target) -> Servable:
         kept = self.warm.get(target.version)
         if kept is not None:
             return kept
-        return await asyncio.to_thread(self._loader.load, target.version, target.generation)
+        return await call_in_thread(lambda: self._loader.load(target.version, target.generation))
+
+    async def _drop_old_copies(self) -> None:
+        """Once after each swap. Not within the swap: it can wait for a version that is being fetched."""
+        if self._copies_dropped_for == self.current.version:
+            return
+        self._copies_dropped_for = self.current.version
+        kept = {self.current.version, *self.warm.versions}
+        await call_in_thread(lambda: self._registry.drop_old_copies(kept))
 
     def _swap(self, servable: Servable, generation: int) -> None:
         before, self.current = self.current, replace(servable, generation=generation, loaded_at=datetime.now(UTC))

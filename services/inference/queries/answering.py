@@ -17,8 +17,8 @@ from services.inference.classifiers.cascade import Answer, OpenQuery, Stage, ans
 from services.inference.models.holder import ModelHolder
 from services.inference.models.servable import Servable
 from services.inference.queries.experiment import Experiment, ExperimentFollower
-from services.inference.queries.query_log import QueryLog
-from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer, render_query_record
+from services.inference.queries.query_record import AnsweredQuery, ShadowAnswer
+from services.inference.queries.query_writer import QueryWriter
 from services.language.names import CHALLENGER_ARM, CHAMPION_ARM
 
 # The largest number of calls that wait for their shadow answers. Further calls are logged without shadow answers.
@@ -50,10 +50,10 @@ class _Roles:
 class Answerer:
     """Answers and logs queries. Use it on the event loop."""
 
-    def __init__(self, holder: ModelHolder, experiments: ExperimentFollower, query_log: QueryLog) -> None:
+    def __init__(self, holder: ModelHolder, experiments: ExperimentFollower, query_writer: QueryWriter) -> None:
         self._holder = holder
         self._experiments = experiments
-        self._query_log = query_log
+        self._query_writer = query_writer
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def answer(self, texts: Sequence[str], top_k: int, caller_key: str) -> list[AnsweredQuery]:
@@ -76,7 +76,7 @@ class Answerer:
         self._log(queries, roles)
         return queries
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
         """Wait, at most one second, until the calls that wait for shadow answers are logged."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=1.0)
@@ -102,7 +102,7 @@ class Answerer:
                 experiment.experiment_id, roles.arm, experiment.challenger.version, error=roles.failure
             )
         for query in queries:
-            self._write(query, failed)
+            self._query_writer.add(query, failed)
 
     async def _log_with_shadow(
         self, queries: Sequence[AnsweredQuery], arm: str, experiment: Experiment, shadow: Servable
@@ -114,15 +114,13 @@ class Answerer:
             _log.error("the shadow of an experiment failed", version=shadow.version, exc_info=error)
             failed = ShadowAnswer(experiment_id, arm, shadow.version, error=type(error).__name__)
             for query in queries:
-                self._write(query, failed)
+                self._query_writer.add(query, failed)
             return
         seconds = (time.perf_counter() - began) / len(queries)
         for query, given in zip(queries, answers, strict=True):
             best = given.intents[0]
-            self._write(query, ShadowAnswer(experiment_id, arm, shadow.version, best.label, best.confidence, seconds))
-
-    def _write(self, query: AnsweredQuery, shadow: ShadowAnswer | None) -> None:
-        self._query_log.add(lambda: render_query_record(query, shadow))
+            given_beside = ShadowAnswer(experiment_id, arm, shadow.version, best.label, best.confidence, seconds)
+            self._query_writer.add(query, given_beside)
 
 
 async def answer_live(texts: Sequence[str], stages: Sequence[Stage], top_k: int) -> list[Answer]:

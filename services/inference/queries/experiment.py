@@ -1,6 +1,6 @@
 """Follows the experiment file of the registry: which experiment this replica takes part in.
 
-When the challenger cannot be loaded, the replica does not take part, and tries again at the next check of the file.
+When the challenger cannot be loaded, the replica does not take part, and tries again after a growing pause.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.inference.errors import InferenceError
+from services.inference.errors import InferenceError, RegistryUnavailable
+from services.inference.models.following import Patience
 from services.inference.models.holder import ModelHolder
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
@@ -51,6 +52,7 @@ class ExperimentFollower:
         self._registry = registry
         self._holder = holder
         self._followed: Experiment | None = None
+        self._patience = Patience()
 
     @property
     def current(self) -> Experiment | None:
@@ -59,18 +61,22 @@ class ExperimentFollower:
         return followed if followed and followed.champion_version == self._holder.current.version else None
 
     async def converge(self) -> None:
-        """Read the file once, and start, keep or end the experiment accordingly."""
-        wanted = self._registry.experiment()
+        """Read the file once, and start, keep or end the experiment accordingly. Raises RegistryUnavailable."""
+        wanted = await self._registry.look_at_experiment()
         if wanted is None or not wanted.running:
             self._followed = None
         elif self._followed is None or self._followed.experiment_id != wanted.experiment_id:
             self._followed = None
-            await self._begin(wanted)
+            if self._patience.allows(wanted.experiment_id):
+                await self._begin(wanted)
 
     async def _begin(self, wanted: pb.Experiment) -> None:
         try:
             challenger = await self._holder.load_challenger(wanted.challenger_version)
+        except RegistryUnavailable:
+            raise
         except InferenceError as error:
+            self._patience.note_failure(wanted.experiment_id)
             _log.warning("cannot take part in the experiment", experiment=wanted.experiment_id, problem=str(error))
             return
         canary = wanted.kind == pb.EXPERIMENT_KIND_CANARY

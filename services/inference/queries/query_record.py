@@ -1,4 +1,4 @@
-"""An answered query, and its form in the query log: a moodfood.events.v1.QueryRecord as one line of JSON."""
+"""An answered query, its record (a moodfood.events.v1.QueryRecord), and its line of JSON in the query log."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,6 +8,8 @@ from moodfood.events.v1.events_pb2 import QueryRecord
 
 from services.inference.classifiers.cascade import Answer
 from services.inference.models.servable import Servable
+
+_MAX_MICROS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class ShadowAnswer:
     error: str = ""
 
 
-def render_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> str:
-    """Return the record of a query, with its shadow answer if there is one, as one line of JSON without line end."""
+def build_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> QueryRecord:
+    """Return the record of a query, with its shadow answer if there is one."""
     record = QueryRecord(
         event="query",
         query_id=answered.query_id,
         text=answered.text,
         stage=answered.answer.kind.value,
         model_version=answered.servable.version,
-        latency_micros=round(answered.seconds * 1e6),
+        latency_micros=_to_micros(answered.seconds),
     )
     record.at.FromDatetime(datetime.fromtimestamp(answered.at, UTC))
     for intent in answered.answer.intents:
@@ -66,7 +68,18 @@ def render_query_record(answered: AnsweredQuery, shadow: ShadowAnswer | None = N
         record.experiment_id, record.arm = shadow.experiment_id, shadow.arm
         record.shadow.model_version = shadow.version
         record.shadow.label, record.shadow.confidence = shadow.label, round(shadow.confidence, 4)
-        record.shadow.latency_micros, record.shadow.error = round(shadow.seconds * 1e6), shadow.error
-    return json_format.MessageToJson(
+        record.shadow.latency_micros, record.shadow.error = _to_micros(shadow.seconds), shadow.error
+    return record
+
+
+def render_line(record: QueryRecord) -> bytes:
+    """Return a record as one line of JSON, with its end."""
+    text = json_format.MessageToJson(
         record, preserving_proto_field_name=True, indent=None, always_print_fields_with_no_presence=True
     )
+    return f"{text}\n".encode()
+
+
+def _to_micros(seconds: float) -> int:
+    """Return a time in microseconds; what the field cannot hold becomes its largest number."""
+    return min(round(seconds * 1e6), _MAX_MICROS)

@@ -16,7 +16,9 @@ _HIGHEST = {"day_of_week": 7, "day_of_month": 31, "hour": 23, "minute": 59, "che
 
 
 def check_name(field: str, name: str) -> None:
-    """Refuse a name with more than MAX_NAME_CHARS characters."""
+    """Refuse a name with more than MAX_NAME_CHARS characters, or with one that databases do not store."""
+    if "\0" in name:
+        raise InvalidRequest(field, "contains a NUL character; send plain text")
     if len(name) > MAX_NAME_CHARS:
         raise InvalidRequest(field, f"has {len(name):,} characters; send at most {MAX_NAME_CHARS}")
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from moodfood.trainer.v1 import trainer_pb2 as pb
@@ -13,7 +14,8 @@ from services.trainer.dataset.files import Format, encode_rows
 from services.trainer.errors import InvalidRequest
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import MAX_FILE_BYTES, Intake
-from services.trainer.feedback.review import Reason, ReviewItem, ReviewQueue
+from services.trainer.feedback.review import Reason, ReviewItem
+from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
 
 MAX_ITEMS = 200
@@ -84,16 +86,10 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: pb.ExportExamplesRequest, context: Any
     ) -> AsyncIterator[pb.ExportExamplesResponse]:
         file_format = _read_format(request.format)
-        records = await asyncio.to_thread(self._labelling.feedback.records)
-        rows = ((record.text, record.labels, record.source) for record in records)
-        lines: list[bytes] = []
-        for line in encode_rows(rows, file_format):
-            lines.append(line)
-            if len(lines) == EXPORT_LINES:
-                yield pb.ExportExamplesResponse(data=b"".join(lines))
-                lines = []
-        if lines:
-            yield pb.ExportExamplesResponse(data=b"".join(lines))
+        examples = self._labelling.feedback.export()
+        lines = encode_rows(((example.text, example.labels, example.source) for example in examples), file_format)
+        while piece := await asyncio.to_thread(lambda: b"".join(islice(lines, EXPORT_LINES))):
+            yield pb.ExportExamplesResponse(data=piece)
 
     async def ListReviewItems(self, request: pb.ListReviewItemsRequest, context: Any) -> pb.ListReviewItemsResponse:
         if not 0 <= request.page_size <= MAX_ITEMS:
@@ -128,8 +124,8 @@ class LabellingServicer(trainer_pb2_grpc.TrainerServiceServicer):
         if not request.user_id:
             raise InvalidRequest("user_id", "is missing; send the user_id of the person")
         check_name("user_id", request.user_id)
-        erased = await asyncio.to_thread(self._labelling.erasure.forget_person, request.user_id)
-        return pb.DeleteUserDataResponse(feedback=erased.feedback, queries=erased.queries, snapshots=erased.snapshots)
+        erased = await self._labelling.erasure.forget_person(request.user_id)
+        return pb.DeleteUserDataResponse(**asdict(erased))
 
 
 def review_item(item: ReviewItem) -> pb.ReviewItem:

@@ -1,6 +1,6 @@
 """`google.longrunning.Operations`: every training run is an operation, and its metadata is the TrainingRun."""
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 from google.longrunning import operations_grpc_pb2, operations_pb2
@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.api.checks import check_page_size, read_run_id
-from services.trainer.errors import InvalidRequest, NotSupported, TrainingRunNotFound
+from services.trainer.errors import InvalidRequest, NotSupported
 from services.trainer.runs.record import operation_name
 from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
@@ -36,6 +36,18 @@ def operation_of(run: pb.TrainingRun) -> operations_pb2.Operation:
     return operation
 
 
+def list_page(store: RunStore, size: int, page_token: str) -> tuple[list[pb.TrainingRun], str]:
+    """Return a page of runs, newest first, and the token of the next page; empty when there is none.
+
+    Raises TrainingRunNotFound and InvalidRequest for a token that no page gave.
+    """
+    last = read_run_id(page_token) if page_token else ""
+    if last:
+        store.get(last)
+    runs = store.newest_first(size + 1, before=last)
+    return runs[:size], operation_name(runs[size - 1].run_id) if len(runs) > size else ""
+
+
 class OperationsServicer(operations_grpc_pb2.OperationsServicer):
     """Offers Get, List, Cancel and Wait. It does not offer Delete, because the runs are the history of the model."""
 
@@ -44,17 +56,15 @@ class OperationsServicer(operations_grpc_pb2.OperationsServicer):
         self._store = store
 
     async def GetOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
-        return operation_of(self._store.get(read_run_id(request.name)))
+        return operation_of(await asyncio.to_thread(self._store.get, read_run_id(request.name)))
 
     async def ListOperations(self, request: Any, context: Any) -> operations_pb2.ListOperationsResponse:
         if request.filter:
             raise InvalidRequest("filter", "is not supported; leave it out")
         size = check_page_size(request.page_size)
-        runs = _after(self._store.newest_first(), request.page_token)
-        page = runs[:size]
+        page, next_page_token = await asyncio.to_thread(list_page, self._store, size, request.page_token)
         return operations_pb2.ListOperationsResponse(
-            operations=[operation_of(run) for run in page],
-            next_page_token=operation_name(page[-1].run_id) if len(runs) > size else "",
+            operations=[operation_of(run) for run in page], next_page_token=next_page_token
         )
 
     async def CancelOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
@@ -67,12 +77,3 @@ class OperationsServicer(operations_grpc_pb2.OperationsServicer):
 
     async def DeleteOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
         raise NotSupported("training runs are the history of the model and cannot be deleted; cancel one to end it")
-
-
-def _after(runs: Sequence[pb.TrainingRun], page_token: str) -> list[pb.TrainingRun]:
-    if not page_token:
-        return list(runs)
-    last = read_run_id(page_token)
-    if all(run.run_id != last for run in runs):
-        raise TrainingRunNotFound(last)
-    return [run for run in runs if run.run_id < last]

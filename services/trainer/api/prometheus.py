@@ -1,20 +1,12 @@
-"""The Prometheus metrics of the trainer. They are read from the files at each scrape."""
+"""The Prometheus metrics of the trainer. They are read from the stores at each scrape."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from moodfood.trainer.v1 import trainer_pb2 as pb
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-
-_ENDED = (
-    pb.RUN_STATE_SUCCEEDED,
-    pb.RUN_STATE_REJECTED,
-    pb.RUN_STATE_FAILED,
-    pb.RUN_STATE_CANCELLED,
-    pb.RUN_STATE_SKIPPED,
-)
 
 _log = structlog.get_logger()
 
@@ -23,10 +15,12 @@ class TrainerCollector(Collector):
     """Collects the metrics of the champion, the feedback, the training runs and drift."""
 
     def __init__(
-        self, status: Callable[[], pb.GetRetrainStatusResponse], runs: Callable[[], list[pb.TrainingRun]]
+        self,
+        status: Callable[[], pb.GetRetrainStatusResponse],
+        count_ended: Callable[[], Mapping["pb.RunState.ValueType", int]],
     ) -> None:
         self._status = status
-        self._runs = runs
+        self._count_ended = count_ended
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric. Prometheus calls this at each scrape, in a thread of the metrics server."""
@@ -57,10 +51,8 @@ class TrainerCollector(Collector):
         runs = CounterMetricFamily(
             "moodfood_training_runs", "Training runs that have ended, by state", labels=["state"]
         )
-        states = [run.state for run in self._runs()]
-        for state in _ENDED:
-            name = pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()
-            runs.add_metric([name], states.count(state))
+        for state, count in self._count_ended().items():
+            runs.add_metric([pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()], count)
         yield runs
 
 

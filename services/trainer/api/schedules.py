@@ -1,5 +1,6 @@
 """`moodfood.trainer.v1.SchedulerService`: checks the requests and passes them to `schedule/scheduler.py`."""
 
+import asyncio
 from typing import Any
 
 from moodfood.trainer.v1 import scheduler_pb2 as pb
@@ -19,10 +20,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def StartSchedule(self, request: pb.StartScheduleRequest, context: Any) -> pb.StartScheduleResponse:
         check_schedule(request.schedule)
-        return pb.StartScheduleResponse(state=self._scheduler.start(request.schedule))
+        return pb.StartScheduleResponse(state=await asyncio.to_thread(self._scheduler.start, request.schedule))
 
     async def StopSchedule(self, request: pb.StopScheduleRequest, context: Any) -> pb.StopScheduleResponse:
-        return pb.StopScheduleResponse(state=self._scheduler.stop())
+        return pb.StopScheduleResponse(state=await asyncio.to_thread(self._scheduler.stop))
 
     async def GetSchedule(self, request: pb.GetScheduleRequest, context: Any) -> pb.GetScheduleResponse:
-        return pb.GetScheduleResponse(state=self._scheduler.state())
+        return pb.GetScheduleResponse(state=await asyncio.to_thread(self._scheduler.state))

@@ -1,9 +1,8 @@
 """Builds the answer of GetRetrainStatus: the champion, the feedback, whether retraining is due, and drift."""
 
-from collections.abc import Sequence
+from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from moodfood.events.v1.events_pb2 import FeedbackRecord
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
@@ -13,13 +12,13 @@ from services.trainer.schedule.due import DueCheck, count_days, judge
 
 
 def read_status(check: DueCheck) -> pb.GetRetrainStatusResponse:
-    """Return the status at this moment. It reads files, so call it off the event loop."""
+    """Return the status at this moment. It blocks: call it off the event loop."""
     facts = check.read_facts()
     verdict = judge(facts, check.rules)
     return pb.GetRetrainStatusResponse(
         last_retrain=_last_retrain(check.runs),
         next_retrain_recommended=verdict.sentence,
-        logged_data_status=_describe_data(check.feedback.records(), facts.samples),
+        logged_data_status=_describe_data(check.feedback.newest(), facts.samples),
         model_status=_describe_champion(facts.champion),
         recommendations=verdict.recommendations,
         running=check.runs.running(),
@@ -29,16 +28,15 @@ def read_status(check: DueCheck) -> pb.GetRetrainStatusResponse:
 
 
 def _last_retrain(runs: RunStore) -> Timestamp | None:
-    promoted = (
-        run.finished_at for run in runs.newest_first() if run.state == pb.RUN_STATE_SUCCEEDED and not run.validate_only
-    )
-    return next(promoted, None)
+    promoted = runs.last_promoted()
+    return promoted.finished_at if promoted is not None else None
 
 
-def _describe_data(records: Sequence[FeedbackRecord], samples: int) -> pb.LoggedDataStatus:
-    if not records:
+def _describe_data(at: datetime | None, samples: int) -> pb.LoggedDataStatus:
+    if at is None:
         return pb.LoggedDataStatus(sample_count=samples)
-    newest = records[-1].at
+    newest = Timestamp()
+    newest.FromDatetime(at)
     return pb.LoggedDataStatus(last_updated=newest, days_old=count_days(newest), sample_count=samples)
 
 

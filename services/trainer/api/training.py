@@ -13,10 +13,10 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.api.checks import check_name, check_page_size, check_trigger, check_version, check_who_and_why
 from services.trainer.api.labelling import Labelling, LabellingServicer
-from services.trainer.api.operations import operation_of
+from services.trainer.api.operations import list_page, operation_of
 from services.trainer.api.status import read_status
-from services.trainer.api.versions import list_versions
-from services.trainer.errors import NoChampion, TrainingRunNotFound
+from services.trainer.api.versions import list_versions, read_evaluation
+from services.trainer.errors import TrainingRunNotFound
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.runs.runner import Runner
@@ -57,7 +57,7 @@ class TrainerServicer(LabellingServicer):
         check_name("request_id", request.request_id)
         check_name("snapshot_id", request.snapshot_id)
         trigger = check_trigger(request.trigger)
-        earlier = self._training.runs.of_request(request.request_id)
+        earlier = await asyncio.to_thread(self._training.runs.of_request, request.request_id)
         if earlier is not None:
             return operation_of(earlier)
         runner = self._training.runner
@@ -75,7 +75,7 @@ class TrainerServicer(LabellingServicer):
     async def WatchTrainingRun(
         self, request: pb.WatchTrainingRunRequest, context: Any
     ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
-        async for run in self._training.runner.watch(request.run_id or self._newest_run_id()):
+        async for run in self._training.runner.watch(request.run_id or await self._newest_run_id()):
             yield pb.WatchTrainingRunResponse(run=run)
 
     async def GetRetrainStatus(self, request: pb.GetRetrainStatusRequest, context: Any) -> pb.GetRetrainStatusResponse:
@@ -83,10 +83,11 @@ class TrainerServicer(LabellingServicer):
 
     async def ListTrainingRuns(self, request: pb.ListTrainingRunsRequest, context: Any) -> pb.ListTrainingRunsResponse:
         size = check_page_size(request.page_size)
-        return pb.ListTrainingRunsResponse(runs=self._training.runs.newest_first()[:size])
+        runs, token = await asyncio.to_thread(list_page, self._training.runs, size, request.page_token)
+        return pb.ListTrainingRunsResponse(runs=runs, next_page_token=token)
 
     async def GetTrainingRun(self, request: pb.GetTrainingRunRequest, context: Any) -> pb.GetTrainingRunResponse:
-        return pb.GetTrainingRunResponse(run=self._training.runs.get(request.run_id))
+        return pb.GetTrainingRunResponse(run=await asyncio.to_thread(self._training.runs.get, request.run_id))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Any
@@ -95,17 +96,13 @@ class TrainerServicer(LabellingServicer):
 
     async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Any) -> pb.GetEvaluationResponse:
         check_version("version", request.version, lowest=0)
-        version = request.version or self._champion_version()
-        versions = self._training.registry.versions
-        return pb.GetEvaluationResponse(
-            version=version, evaluation=versions.evaluation(version), decision=versions.decision(version)
-        )
+        return await asyncio.to_thread(read_evaluation, self._training.registry, request.version)
 
     async def PromoteModel(self, request: pb.PromoteModelRequest, context: Any) -> pb.PromoteModelResponse:
         check_who_and_why(request.by, request.reason)
         check_version("version", request.version)
         check_version("expected_champion", request.expected_champion, lowest=0)
-        expected = request.expected_champion or self._training.registry.alias.version()
+        expected = request.expected_champion or await asyncio.to_thread(self._training.registry.alias.version)
         change = Change(request.version, expected, request.by or "api", request.reason or "promoted by hand")
         changed = await self._training.champion.promote(change)
         replicas = [replica.outcome for replica in changed.replicas]
@@ -122,18 +119,13 @@ class TrainerServicer(LabellingServicer):
 
     async def ListPromotions(self, request: pb.ListPromotionsRequest, context: Any) -> pb.ListPromotionsResponse:
         size = check_page_size(request.page_size)
-        return pb.ListPromotionsResponse(entries=self._training.registry.history.entries()[::-1][:size])
+        entries = await asyncio.to_thread(self._training.registry.history.entries, size)
+        return pb.ListPromotionsResponse(entries=entries.values())
 
-    def _newest_run_id(self) -> str:
+    async def _newest_run_id(self) -> str:
         """Return the id of the run in progress or, if there is none, of the newest. Raises TrainingRunNotFound."""
         runs = self._training.runs
-        newest = runs.running() or next(iter(runs.newest_first()), None)
+        newest = await asyncio.to_thread(lambda: runs.running() or next(iter(runs.newest_first(1)), None))
         if newest is None:
             raise TrainingRunNotFound("")
         return newest.run_id
-
-    def _champion_version(self) -> int:
-        version = self._training.registry.alias.version()
-        if version == 0:
-            raise NoChampion
-        return version

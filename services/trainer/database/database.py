@@ -8,9 +8,11 @@ give up half-way. Readers never wait: the file is in WAL mode.
 """
 
 import contextlib
-from collections.abc import Iterator
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, create_engine, event, func, select, update
@@ -30,6 +32,8 @@ CONNECT_SECONDS = 5
 # What a transaction of a dead connection may hold up others for, in seconds.
 STATEMENT_SECONDS = 60
 POOL_SIZE = 8
+# So many values fit into one statement of every SQLite.
+ROWS_AT_ONCE = 500
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 _WRITING = {"moodfood_writing": True}
@@ -45,6 +49,8 @@ _KNOWN_PROBLEMS = {
     "not a database": "the file of the database is damaged (restore a backup with `moodfood restore`)",
 }
 _OTHER_PROBLEM = "the database cannot be reached or used"
+
+T = TypeVar("T")
 
 _log = structlog.get_logger()
 
@@ -154,6 +160,21 @@ def next_positions(connection: Connection, counter: str, count: int = 1) -> rang
     return range(last - count + 1, last + 1)
 
 
+def lock_counters(connection: Connection, *names: str) -> None:
+    """Keep other writers away from what some counters number until the transaction ends; they wait.
+
+    Everybody names the counters in the order of COUNTERS, so nobody waits for one another in a circle.
+    """
+    for name in names:
+        connection.execute(select(counters.c.value).where(counters.c.name == name).with_for_update())
+
+
+def in_parts(values: Sequence[T], size: int = ROWS_AT_ONCE) -> Iterator[Sequence[T]]:
+    """Yield the values in parts that fit into one statement."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
 def last_position(connection: Connection, counter: str) -> int:
     """Return the highest position that a counter gave away; 0 when it gave none."""
     return connection.scalar(select(counters.c.value).where(counters.c.name == counter)) or 0
@@ -212,6 +233,20 @@ def _make_engine(url: URL) -> Engine:
         raise BrokenData("MOODFOOD_DATABASE_URL cannot be used; check its user, host and options") from error
 
 
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch a file to WAL mode. SQLite does not wait by itself while another process switches the same new file."""
+    given_up_at = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > given_up_at:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _make_sqlite_engine(url: URL) -> Engine:
     engine = create_engine(
         url,
@@ -226,7 +261,8 @@ def _make_sqlite_engine(url: URL) -> Engine:
         # The driver would begin transactions by itself, and too late; `begin` below does it.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+        _switch_to_wal(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

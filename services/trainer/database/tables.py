@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     Index,
     Integer,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 
@@ -31,9 +33,15 @@ metadata = MetaData(naming_convention=NAMES)
 # On SQLite, a key of this type is the number of the row itself and needs no index of its own.
 Position = BigInteger().with_variant(Integer, "sqlite")
 
+# The empty text, written out in the statement. A database uses an index with a condition, such as `query_id <> ''`,
+# only for statements that have the same condition without a parameter.
+EMPTY: ColumnElement[str] = literal_column("''")
+
 # Names of the counters.
 FEEDBACK, QUERIES, ERASURES, HISTORY = "feedback", "queries", "erasures", "history"
-COUNTERS = (FEEDBACK, QUERIES, ERASURES, HISTORY)
+# How many runs have ended in each state.
+RUN_COUNTERS = ("runs_succeeded", "runs_rejected", "runs_failed", "runs_cancelled", "runs_skipped")
+COUNTERS = (FEEDBACK, QUERIES, ERASURES, HISTORY, *RUN_COUNTERS)
 
 counters = Table(
     "counters", metadata, Column("name", String(32), primary_key=True), Column("value", BigInteger, nullable=False)
@@ -71,6 +79,7 @@ queries = Table(
     Column("query_id", String(128), nullable=False, unique=True),
     Column("at", BigInteger, nullable=False, index=True),
     Column("text", Text, nullable=False),
+    Column("text_key", String(32), nullable=False, index=True),
     Column("label", Text, nullable=False),
     Column("confidence", Float, nullable=False),
     Column("second", Float, nullable=False),
@@ -86,7 +95,7 @@ queries = Table(
     Column("shadow_micros", Integer),
     Column("shadow_error", Text),
 )
-Index("ix_queries_version_position", queries.c.version, queries.c.position)
+Index("ix_queries_version_at", queries.c.version, queries.c.at)
 Index("ix_queries_experiment_position", queries.c.experiment_id, queries.c.position,
       sqlite_where=text("experiment_id <> ''"), postgresql_where=text("experiment_id <> ''"))  # fmt: skip
 
@@ -107,7 +116,7 @@ review_items = Table(
     metadata,
     Column("item_id", String(32), primary_key=True),
     Column("reason", Integer, primary_key=True, autoincrement=False),
-    Column("origin", String(16), nullable=False, index=True),
+    Column("origin", String(16), nullable=False),
     Column("score", Float, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     Column("text", Text, nullable=False),
@@ -117,28 +126,44 @@ review_items = Table(
     Column("query_id", String(128), nullable=False, index=True),
 )
 Index("ix_review_items_reason_score", review_items.c.reason, review_items.c.score)
+Index("ix_review_items_origin_at", review_items.c.origin, review_items.c.at)
 
-# Items that a person has decided. They are never shown again.
+# Texts whose items a person has decided. They are never shown again.
 review_decisions = Table(
     "review_decisions",
     metadata,
     Column("item_id", String(32), primary_key=True),
-    Column("at", BigInteger, nullable=False, index=True),
-    Column("user_id", String(128), nullable=False),
-    Column("feedback_id", String(32), nullable=False),
+    Column("at", BigInteger, nullable=False),
 )
 
-# What was deleted: replicas that were away, and runs that are going on, have to delete it as well.
+# What was deleted: replicas that were away, and runs that are going on, have to delete it as well. The row of what is
+# too old is replaced by the next one of its kind.
 erasures = Table(
     "erasures",
     metadata,
     Column("position", Position, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
-    # Everything older than this was deleted; 0 when a person's words were deleted.
-    Column("before", BigInteger, nullable=False),
-    Column("query_ids", JSON, nullable=False),
+    # Queries that were answered before this time were deleted; 0 when texts were deleted.
+    Column("before", BigInteger, nullable=False, index=True),
     # Digests of the deleted texts, never the texts.
     Column("text_keys", JSON, nullable=False),
+)
+
+# Queries that were deleted and may still come from a replica.
+erased_queries = Table(
+    "erased_queries",
+    metadata,
+    Column("query_id", String(128), primary_key=True),
+    Column("erasure", BigInteger, nullable=False, index=True),
+)
+
+# Texts that are deleted from the database already and not yet from the files. Nobody else reads them.
+unfinished_erasures = Table(
+    "unfinished_erasures",
+    metadata,
+    Column("erasure", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
 )
 
 runs = Table(
@@ -158,12 +183,13 @@ runs = Table(
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("record", Text, nullable=False),
 )
-Index("ix_runs_state_run_id", runs.c.state, runs.c.run_id)
+Index("ix_runs_state_validate_only_run_id", runs.c.state, runs.c.validate_only, runs.c.run_id)
 Index("ix_runs_trigger_started_at", runs.c.trigger, runs.c.started_at)
 Index("uq_runs_request_id", runs.c.request_id, unique=True, sqlite_where=text("request_id <> ''"),
       postgresql_where=text("request_id <> ''"))  # fmt: skip
 
-# The versions of each model and what gate and rehearsal said of them. A deleted version keeps its row.
+# The versions of each model and what gate and rehearsal said of them. `deleted_at` is null while the version is there.
+# A row whose `manifest` is empty holds a number that was taken and has no version yet.
 versions = Table(
     "versions",
     metadata,
@@ -178,6 +204,8 @@ versions = Table(
     Column("rehearsal", Text),
     Column("deleted_at", BigInteger),
 )
+Index("ix_versions_there", versions.c.model, versions.c.version,
+      sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL"))  # fmt: skip
 
 # Every promotion, rollback and refusal. `record` is a HistoryEntry.
 history = Table(
@@ -192,6 +220,9 @@ history = Table(
 )
 Index("ix_history_model_position", history.c.model, history.c.position)
 Index("ix_history_model_to_version", history.c.model, history.c.to_version, history.c.position)
+# Of the entries that changed or confirmed the champion; 3 is HISTORY_ACTION_REFUSED.
+Index("ix_history_changes", history.c.model, history.c.generation,
+      sqlite_where=text("action <> 3"), postgresql_where=text("action <> 3"))  # fmt: skip
 
 # Moves of the champion alias. A generation is given away once, so of two trainers only one can take it.
 alias_moves = Table(
@@ -201,6 +232,8 @@ alias_moves = Table(
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
     Column("expected", Integer, nullable=False),
+    # A HistoryAction.
+    Column("action", Integer, nullable=False),
     # "pending", "done" or "taken_back".
     Column("state", String(16), nullable=False),
     Column("at", BigInteger, nullable=False),

@@ -11,7 +11,7 @@ REVIEW = "review"
 FROM_PEOPLE = frozenset({FEEDBACK, IMPORT, REVIEW})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A text as it was said and its labels; an example without labels is out of scope. `source` is one of the above."""
 

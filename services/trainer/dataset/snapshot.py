@@ -8,12 +8,15 @@ The hash is taken of an example's content words only, so an example never change
 duplicates fall into the same part: texts that differ only in word order, punctuation, function words or plurals.
 Feedback is hashed by all of its words instead: near duplicates on both sides then show whether a new word is learned.
 
-A snapshot's file is immutable, is named by its SHA-256, and holds all that is needed to repeat the run.
+A snapshot's file is immutable, holds all that is needed to repeat the run, and is named by the SHA-256 of its rows. The
+hash is taken of the rows as JSON lines, the form that the files of earlier releases have. So a snapshot keeps its name
+in every form and with every release of the library that writes it.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +24,15 @@ from services.language.text import normalise
 from services.trainer.dataset.examples import FROM_PEOPLE, TAXONOMY, Example
 from services.trainer.dataset.words import digest_of_content, digest_of_words
 from services.trainer.errors import SnapshotNotFound
-from services.trainer.storage import read_lines, replace_file
+from services.trainer.storage import read_lines, replacing, storage_errors
 
 HOLDOUT_PERCENT = 10
-# How the parts are called in the files. A snapshot's name is the hash of its file, so these values must stay.
+# How the parts are called in the files. A snapshot's name is the hash of its rows, so these values must stay.
 TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN = "train", "withheld_feedback", "withheld", "reserved", "golden"
 PARTS = (TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN)
+FITTED_PARTS = (TRAIN, FEEDBACK_HOLDOUT, HOLDOUT)
+# Earlier releases wrote JSON lines.
+SUFFIX, FORMER_SUFFIX = ".parquet", ".jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class DatasetSnapshot:
     """The examples of a run, split into parts.
 
     Attributes:
-        id: the first 16 hexadecimal digits of the SHA-256 of the snapshot's file.
+        id: the first 16 hexadecimal digits of the SHA-256 of the snapshot's rows.
         train: both models are fitted to these.
         feedback_holdout: the part of the feedback that the hash selects; it has a rule of its own in the gate.
         holdout: the part of all other examples that the hash selects.
@@ -108,50 +114,96 @@ def read_snapshot(name: str, folder: Path) -> DatasetSnapshot:
 
     """
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
+    for part, example in read_rows(name, folder):
+        parts[part].append(example)
+    return DatasetSnapshot(name, *(tuple(parts[part]) for part in PARTS))
+
+
+def read_rows(name: str, folder: Path) -> Iterator[tuple[str, Example]]:
+    """Yield the part and the example of each row of a snapshot, without holding them all.
+
+    Raises:
+        SnapshotNotFound: what `read_snapshot` says. A changed row is noticed only after the last row.
+
+    """
     if not name.isalnum():
         raise SnapshotNotFound(name, "a name has letters and digits only")
+    path = folder / f"{name}{SUFFIX}"
+    rows = _read_parquet(path) if path.is_file() else _read_json_lines(path.with_suffix(FORMER_SUFFIX))
+    digest = hashlib.sha256()
     try:
-        for line in read_lines(folder / f"{name}.jsonl"):
-            row = json.loads(line)
-            parts[row["part"]].append(Example(row["text"], tuple(row["labels"]), row["source"]))
+        for part, example in rows:
+            digest.update(_encode(part, example))
+            if part not in PARTS:
+                raise ValueError(f"there is no part {part!r}")
+            yield part, example
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotNotFound(name, "its file is damaged") from error
-    snapshot = _build(parts)
-    if snapshot.id != name:
+    if _name_of(digest) != name:
         raise SnapshotNotFound(name, "there is no such file, or its content was changed")
-    return snapshot
 
 
 def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
-    """Write the snapshot as JSON lines, unless it is there already and intact, and return its path.
+    """Write the snapshot, unless it is there already and intact, and return its path. It is the newest file then.
 
     Raises:
         StorageFailed: the disk refused.
 
     """
-    path = folder / f"{snapshot.id}.jsonl"
-    content = _encode(snapshot.parts)
-    try:
-        intact = path.read_bytes() == content
-    except OSError:
-        intact = False
-    if not intact:
-        replace_file(path, content)
+    from services.trainer.dataset.snapshot_table import write_table
+
+    path = folder / f"{snapshot.id}{SUFFIX}"
+    if path.is_file() and is_intact(snapshot.id, folder):
+        with storage_errors(f"write {path.name}"):
+            os.utime(path)
+    else:
+        with replacing(path) as file:
+            write_table(file, _rows_of(snapshot.parts))
     return path
 
 
+def is_intact(name: str, folder: Path) -> bool:
+    """Say whether there is a snapshot of a name with the content that the name stands for."""
+    try:
+        for _ in read_rows(name, folder):
+            pass
+    except SnapshotNotFound:
+        return False
+    return True
+
+
 def _build(parts: Mapping[str, Sequence[Example]]) -> DatasetSnapshot:
-    name = hashlib.sha256(_encode(parts)).hexdigest()[:16]
-    return DatasetSnapshot(name, *(tuple(parts[part]) for part in PARTS))
+    digest = hashlib.sha256()
+    for part, example in _rows_of(parts):
+        digest.update(_encode(part, example))
+    return DatasetSnapshot(_name_of(digest), *(tuple(parts[part]) for part in PARTS))
 
 
-def _encode(parts: Mapping[str, Sequence[Example]]) -> bytes:
-    lines = [
-        json.dumps(
-            {"text": example.text, "labels": example.labels, "part": part, "source": example.source},
-            ensure_ascii=False,
-        )
-        for part, examples in parts.items()
-        for example in examples
-    ]
-    return "".join(f"{line}\n" for line in lines).encode()
+def _rows_of(parts: Mapping[str, Iterable[Example]]) -> Iterator[tuple[str, Example]]:
+    return ((part, example) for part, examples in parts.items() for example in examples)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Example]]:
+    from services.trainer.dataset.snapshot_table import TableDamaged, read_table
+
+    try:
+        with path.open("rb") as file:
+            yield from read_table(file)
+    except TableDamaged as error:
+        raise ValueError from error
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[str, Example]]:
+    for line in read_lines(path):
+        row = json.loads(line)
+        yield row["part"], Example(row["text"], tuple(row["labels"]), row["source"])
+
+
+def _encode(part: str, example: Example) -> bytes:
+    """Return a row as the line of JSON of which the hash is taken. Its form must stay."""
+    row = {"text": example.text, "labels": example.labels, "part": part, "source": example.source}
+    return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+
+
+def _name_of(digest: "hashlib._Hash") -> str:
+    return digest.hexdigest()[:16]

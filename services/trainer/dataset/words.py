@@ -2,9 +2,13 @@
 
 import hashlib
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from services.language import text as query_text
+from services.trainer.dataset.stop_words import STOP_WORDS
+
+
+def text_key(text: str) -> str:
+    """Return 16 hexadecimal digits that texts with the same normalised form share, and in practice no others."""
+    return hashlib.sha256(query_text.normalise(text).encode()).hexdigest()[:16]
 
 
 def digest_of_words(text: str) -> bytes:
@@ -22,7 +26,7 @@ def digest_of_content(text: str) -> bytes:
 
 def content_words(text: str) -> set[str]:
     """Return the words of a normalised text that are no English function words, each without a final "s" (plural)."""
-    return {word.removesuffix("s") for word in text.split() if word not in ENGLISH_STOP_WORDS}
+    return {word.removesuffix("s") for word in text.split() if word not in STOP_WORDS}
 
 
 def describe_problem(text: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
 
 RESAMPLES = 2000
 SEED = 20_240_711
@@ -144,6 +143,9 @@ def _compare_kind(
 
 def _sign_test(lost: int, gained: int) -> float:
     """Return the probability of so many losses or more among the changed answers, if each were as likely a gain."""
+    # Imported here, because it takes a second and the server of the trainer needs the rest of this module at start.
+    from scipy.stats import binom
+
     return float(binom.sf(lost - 1, lost + gained, 0.5))
 
 

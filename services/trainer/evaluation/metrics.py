@@ -5,13 +5,17 @@ Every share is in [0, 1]. Where an example has several labels, an answer is righ
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from services.trainer.dataset.examples import Example
 from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.slices import slices_of
-from services.trainer.fitting.thresholds import Answers
+
+if TYPE_CHECKING:
+    # Not imported at start: it needs scipy, and the server of the trainer fits nothing.
+    from services.trainer.fitting.thresholds import Answers
 
 CONFIDENCE_BINS = 15
 COVERAGE_FOR_RECALL = 0.95
@@ -75,7 +79,7 @@ class Evaluation:
         return self.query_micros * (1 - self.escalated) + self.transformer_query_micros * self.escalated
 
 
-def evaluate(examples: Sequence[Example], answers: Answers, labels: Sequence[str]) -> Evaluation:
+def evaluate(examples: Sequence[Example], answers: "Answers", labels: Sequence[str]) -> Evaluation:
     """Measure answers. Times, sizes, golden queries and feedback are not known here: they are 0.
 
     Args:

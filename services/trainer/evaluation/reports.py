@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from moodfood.registry.v1.manifest_pb2 import EvaluationReport, PromotionDecision, RuleResult, TrainingChoices
 
 from services.trainer.evaluation.gate import Decision, Rule
 from services.trainer.evaluation.metrics import Evaluation
-from services.trainer.fitting.fit import Choices
+
+if TYPE_CHECKING:
+    # Not imported at start: fitting needs scikit-learn, and the server of the trainer fits nothing.
+    from services.trainer.fitting.fit import Choices
 
 
-def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) -> EvaluationReport:
+def evaluation_report(evaluation: Evaluation, choices: "Choices | None" = None) -> EvaluationReport:
     """Translate an evaluation, and what cross-validation chose."""
     report = EvaluationReport(
         accuracy=evaluation.accuracy,
@@ -38,7 +42,7 @@ def evaluation_report(evaluation: Evaluation, choices: Choices | None = None) ->
     return report
 
 
-def _training_choices(choices: Choices) -> TrainingChoices:
+def _training_choices(choices: "Choices") -> TrainingChoices:
     """Translate choices; three fields of the message have names that their factors had in earlier releases."""
     fields = asdict(choices)
     return TrainingChoices(

@@ -1,128 +1,152 @@
 """Deletes what people said: everything that one person said, or everything older than the retention time.
 
-The feedback record is emptied. The query that it refers to is deleted from the query log, and the dataset snapshots
-that contain its text are deleted. So no later run learns from it. A model that has already learned from it serves until
-the next run replaces it.
+The database is first, in one transaction for a person, and in many small ones for what is too old. From then on no
+record, no run and no replica can bring it back: `erasures.py` says why. Then the replicas follow with their query logs
+and spools, and at last the files: snapshots and embeddings of the deleted texts. Whatever fails half-way, the next call
+does the rest. A model that has already learned from the texts serves until the next run replaces it.
 """
 
-import json
-import os
-import time
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 
 import structlog
-from moodfood.events.v1.events_pb2 import FeedbackRecord
 
-from services.trainer.dataset.examples import FROM_PEOPLE
-from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory, parse_query, rotated_files
-from services.trainer.feedback.store import FeedbackStore
-from services.trainer.storage import locked, read_lines, replace_file, storage_errors
+from services.trainer.database.database import Database, database_time, in_parts
+from services.trainer.feedback.deletion import Deleted, delete_batch_before, delete_person, delete_queries_before
+from services.trainer.feedback.erasures import MOST_IDS, ErasedQueries, Erasures, record_age_limit
 
-# Inference reopens the log within 0.1 seconds. Lines that it still writes to the old file are copied to the new one.
-WRITERS_SECONDS = 0.5
+MICROS_OF_A_DAY = 24 * 60 * 60 * 1_000_000
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Erased:
-    """Numbers of deleted feedback records, queries and snapshots."""
+class ReplicasErased:
+    """What the replicas deleted: lines of query logs, records of spools; and how many replicas still have to."""
 
-    feedback: int
-    queries: int
-    snapshots: int
+    log_lines: int = 0
+    spooled: int = 0
+    pending: int = 0
+
+
+# Deletes queries on the replicas: those with some ids, and those answered before a time, if there is one.
+EraseOnReplicas = Callable[[Sequence[str], datetime | None], Awaitable[ReplicasErased]]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """Numbers of what was deleted, by where it was. `replicas_pending` replicas were away; they will catch up."""
+
+    feedback: int = 0
+    imports: int = 0
+    queries: int = 0
+    review_items: int = 0
+    snapshots: int = 0
+    embeddings: int = 0
+    log_lines: int = 0
+    spooled: int = 0
+    replicas_pending: int = 0
+
+
+async def _no_replicas(_query_ids: Sequence[str], _before: datetime | None) -> ReplicasErased:
+    return ReplicasErased()
 
 
 class Erasure:
-    """Deletes from feedback, query log and snapshots. It takes up to a second, so call it off the event loop."""
+    """Deletes from the database, from files and from replicas. Use it on the event loop; it blocks in threads only.
 
-    def __init__(self, feedback: FeedbackStore, query_log: Path, snapshots: Path, history: QueryHistory) -> None:
-        self._feedback = feedback
-        self._query_log = query_log
-        self._snapshots = snapshots
-        self._history = history
+    Args:
+        database: where feedback, queries and review items are.
+        delete_snapshots: deletes the snapshots with one of some texts and returns how many there were.
+        delete_embeddings: deletes the embeddings of some texts and returns how many there were.
+        erase_on_replicas: see EraseOnReplicas.
 
-    def forget_person(self, user_id: str) -> Erased:
-        """Delete what a person said. Raises StorageFailed: call it again."""
-        said = [record for record in self._feedback.records() if record.user_id == user_id]
-        asked = {record.query_id for record in said if record.query_id}
-        doomed_query = (lambda query: query.query_id in asked) if asked else None
-        return self._forget(said, lambda record: record.user_id == user_id, doomed_query)
+    """
 
-    def forget_older_than(self, days: int) -> Erased:
+    def __init__(
+        self,
+        database: Database,
+        delete_snapshots: Callable[[Collection[str]], int],
+        delete_embeddings: Callable[[Collection[str]], int] = lambda _texts: 0,
+        erase_on_replicas: EraseOnReplicas = _no_replicas,
+    ) -> None:
+        self._database = database
+        self._erasures = Erasures(database)
+        self._delete_snapshots = delete_snapshots
+        self._delete_embeddings = delete_embeddings
+        self._erase_on_replicas = erase_on_replicas
+
+    async def forget_person(self, user_id: str) -> Erased:
+        """Delete what a person said.
+
+        Raises:
+            StorageFailed: nothing was deleted, or only the files are left; call it again.
+
+        """
+        begin = await asyncio.to_thread(self._erasures.last)
+        deleted = await asyncio.to_thread(self._delete_person, user_id)
+        return await self._finish(deleted, begin)
+
+    async def forget_older_than(self, days: int) -> Erased:
         """Delete what is older than so many days. Raises StorageFailed when only a part was deleted; call it again."""
-        oldest = datetime.now(UTC) - timedelta(days=days)
-
-        def is_old(record: FeedbackRecord) -> bool:
-            return record.at.ToDatetime(UTC) < oldest
-
-        said = [record for record in self._feedback.records() if is_old(record)]
-        erased = self._forget(said, is_old, lambda query: 0 < query.at < oldest.timestamp())
-        if any((erased.feedback, erased.queries, erased.snapshots)):
+        begin = await asyncio.to_thread(self._erasures.last)
+        deleted = await asyncio.to_thread(self._delete_older_than, days)
+        erased = await self._finish(deleted, begin)
+        if erased != Erased(replicas_pending=erased.replicas_pending):
             _log.info("deleted what is older than it may be kept", days=days, feedback=erased.feedback)
         return erased
 
-    def _forget(
-        self,
-        said: Collection[FeedbackRecord],
-        doomed: Callable[[FeedbackRecord], bool],
-        doomed_query: Callable[[AnsweredQuery], bool] | None,
-    ) -> Erased:
-        """Delete queries and snapshots first: a second call after a failure finds them only by the feedback."""
-        with storage_errors("delete from the query log"):
-            queries = self._delete_queries(doomed_query) if doomed_query else 0
-        with storage_errors("delete snapshots"):
-            snapshots = self._delete_snapshots({record.text for record in said})
-        self._history.forget()
-        return Erased(len(self._feedback.delete(doomed)), queries, snapshots)
+    async def _finish(self, deleted: Deleted, begin: int) -> Erased:
+        there = await self._ask_replicas(await asyncio.to_thread(lambda: list(self._erasures.erasures_after(begin))))
+        snapshots, embeddings = await asyncio.to_thread(self._clean_files)
+        return Erased(
+            deleted.feedback,
+            deleted.imports,
+            deleted.queries,
+            deleted.review_items,
+            snapshots,
+            embeddings,
+            there.log_lines,
+            there.spooled,
+            there.pending,
+        )
 
-    def _delete_queries(self, doomed: Callable[[AnsweredQuery], bool]) -> int:
-        """Delete queries from the query log and from its rotated files. Returns how many."""
-        if not self._query_log.parent.is_dir():
-            return 0
-        count = 0
-        with locked(self._query_log.with_name(f"{self._query_log.name}.lock")):
-            for path in (*rotated_files(self._query_log), self._query_log):
-                if path.is_file():
-                    count += _rewrite(path, doomed, still_written=path == self._query_log)
-        return count
+    async def _ask_replicas(self, erasures: Sequence[ErasedQueries]) -> ReplicasErased:
+        query_ids = [query_id for erasure in erasures for query_id in erasure.query_ids]
+        before = max((erasure.before for erasure in erasures), default=0)
+        limit = datetime.fromtimestamp(before / 1e6, UTC) if before else None
+        total = ReplicasErased()
+        for part in in_parts(query_ids, MOST_IDS) if query_ids else [()] if limit else ():
+            there = await self._erase_on_replicas(part, limit)
+            total = ReplicasErased(
+                total.log_lines + there.log_lines, total.spooled + there.spooled, max(total.pending, there.pending)
+            )
+        return total
 
-    def _delete_snapshots(self, texts: Collection[str]) -> int:
-        doomed = [path for path in self._snapshots.glob("*.jsonl") if texts and _contains_text(path, texts)]
-        for path in doomed:
-            path.unlink(missing_ok=True)
-        return len(doomed)
+    def _delete_person(self, user_id: str) -> Deleted:
+        with self._database.write() as connection:
+            return delete_person(connection, user_id)
 
+    def _delete_older_than(self, days: int) -> Deleted:
+        with self._database.write() as connection:
+            before = max(1, database_time(connection) - days * MICROS_OF_A_DAY)
+            record_age_limit(connection, before)
+        total = Deleted()
+        for delete_batch in (delete_batch_before, delete_queries_before):
+            while True:
+                with self._database.write() as connection:
+                    deleted = delete_batch(connection, before)
+                if deleted == Deleted():
+                    break
+                total += deleted
+        return total
 
-def _rewrite(path: Path, doomed: Callable[[AnsweredQuery], bool], *, still_written: bool) -> int:
-    """Replace a log file by one without the doomed queries. Returns how many there were."""
-    with path.open("rb") as file:
-        lines = file.readlines()
-        kept = [line for line in lines if (query := parse_query(line)) is None or not doomed(query)]
-        if len(kept) == len(lines):
-            return 0
-        replace_file(path, b"".join(kept))
-        if still_written:
-            time.sleep(WRITERS_SECONDS)
-            late = file.read()
-            if late:
-                with path.open("ab") as current:
-                    current.write(late)
-                    current.flush()
-                    os.fsync(current.fileno())
-    return len(lines) - len(kept)
-
-
-def _contains_text(path: Path, texts: Collection[str]) -> bool:
-    """Say whether a snapshot contains one of these texts as feedback from people."""
-    for line in read_lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row.get("source") in FROM_PEOPLE and row.get("text") in texts:
-            return True
-    return False
+    def _clean_files(self) -> tuple[int, int]:
+        """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were."""
+        snapshots = embeddings = 0
+        for texts in self._erasures.unfinished():
+            snapshots += self._delete_snapshots(texts)
+            embeddings += self._delete_embeddings(texts)
+        return snapshots, embeddings

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import count
 
-from services.trainer.dataset.examples import IMPORT, REVIEW, Example
+from services.trainer.dataset.examples import IMPORT, Example
 from services.trainer.dataset.files import BadLine, Format, parse_file
 from services.trainer.dataset.words import describe_problem
 from services.trainer.errors import InvalidRequest, UnknownQuery
-from services.trainer.feedback.query_history import QueryHistory
-from services.trainer.feedback.review import ReviewQueue
+from services.trainer.feedback.query_store import QueryStore
+from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import Feedback, FeedbackStore
 
 MAX_LABELS = 10
@@ -20,41 +20,41 @@ MAX_SHOWN_LABELS = 10
 MAX_SHOWN_CHARS = 40
 MAX_IMPORTED = 100_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
-LOG_DELAY_ATTEMPTS = 15
-LOG_DELAY_SECONDS = 0.1
+# A query arrives within a second of its answer.
+ARRIVAL_ATTEMPTS = 15
+ARRIVAL_SECONDS = 0.1
 
 
 class Intake:
-    """Checks and stores feedback. Use it on the event loop; it reads and writes files in threads, one at a time."""
+    """Checks and stores feedback. Use it on the event loop; it reads and writes in threads."""
 
     def __init__(
         self,
         store: FeedbackStore,
-        history: QueryHistory,
+        queries: QueryStore,
         queue: ReviewQueue,
         known_labels: Callable[[], Sequence[str]],
     ) -> None:
         self._store = store
-        self._history = history
+        self._queries = queries
         self._queue = queue
         self._known_labels = known_labels
-        self._one_at_a_time = asyncio.Lock()
 
     async def add(self, query_id: str, text: str, labels: Sequence[str], user_id: str, request_id: str = "") -> str:
         """Store the labels of one query and return the id of the feedback.
 
-        With a request id that was used before, nothing is stored and the id of the first call is returned.
+        With a request id that this person has used before, nothing is stored and the id of the first call is returned.
 
         Args:
             query_id: the answer to correct; empty when `text` is given.
             text: the query; empty when `query_id` is given.
             labels: the right labels.
             user_id: who says so; may be empty.
-            request_id: the caller's key; may be empty.
+            request_id: the key of this person's request; may be empty.
 
         Raises:
             InvalidRequest: a field is not valid.
-            UnknownQuery: the query log has no query with this id.
+            UnknownQuery: no query with this id is stored.
             StorageFailed: the feedback was not stored.
 
         """
@@ -65,8 +65,7 @@ class Intake:
         if problem := describe_problem(said):
             raise InvalidRequest("text", problem)
         feedback = Feedback(said, tuple(labels), query_id, user_id, request_id=request_id)
-        async with self._one_at_a_time:
-            (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
+        (feedback_id,) = await asyncio.to_thread(self._store.add, [feedback])
         return feedback_id
 
     async def add_all(self, examples: AsyncIterator[tuple[str, Sequence[str]]]) -> tuple[int, list[BadLine]]:
@@ -109,15 +108,7 @@ class Intake:
         if labels:
             self._check_labels(labels, self._known_labels())
 
-        def decide() -> str:
-            waiting, ids = self._queue.item(item), [""]
-            if not dismiss:
-                ids = self._store.add([Feedback(waiting.text, tuple(labels), waiting.query_id, user_id, REVIEW)])
-            self._queue.close(waiting.item_id)
-            return ids[0]
-
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(decide)
+        return await asyncio.to_thread(self._queue.decide, item, None if dismiss else labels, user_id)
 
     async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
         accepted: list[Feedback] = []
@@ -133,8 +124,7 @@ class Intake:
                 accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
         if errors or not accepted:
             return 0, errors
-        async with self._one_at_a_time:
-            await asyncio.to_thread(self._store.add, accepted)
+        await asyncio.to_thread(self._store.add, accepted)
         return len(accepted), []
 
     def _find_problem(self, line: int, example: Example, known: Sequence[str]) -> BadLine | None:
@@ -156,17 +146,16 @@ class Intake:
             raise InvalidRequest("labels", "has a label twice; send each label once")
 
     async def _text_of(self, query_id: str) -> str:
-        """Return the text of a query. It retries for longer than inference needs to write its log.
+        """Return the text of a query. It waits for as long as a query needs to arrive from its replica.
 
         Raises:
-            UnknownQuery: the query log has no query with this id.
+            UnknownQuery: no query with this id is stored.
 
         """
-        for attempt in range(LOG_DELAY_ATTEMPTS):
+        for attempt in range(ARRIVAL_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(LOG_DELAY_SECONDS)
-            async with self._one_at_a_time:
-                text = await asyncio.to_thread(self._history.text_of, query_id)
+                await asyncio.sleep(ARRIVAL_SECONDS)
+            text = await asyncio.to_thread(self._queries.text_of, query_id)
             if text is not None:
                 return text
         raise UnknownQuery(query_id[:80])

@@ -1,22 +1,35 @@
-"""Stores feedback in a file of FeedbackRecords as JSON lines. Records are added at the end of the file.
+"""Stores what people said: feedback, reviews and imported examples.
 
-Only a deletion rewrites the file, and every record keeps its place: a deleted record stays as an empty record that
-callers never see. So the first n records stay the first n, and a snapshot can say how many records it contains.
+Every record gets a position, in the order of storing. Deleted records are gone, and their positions are not used again.
+So "all that came after position n" means the same for ever.
 """
 
-import os
-import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
-from google.protobuf import json_format
-from moodfood.events.v1.events_pb2 import FeedbackRecord
+from sqlalchemy import Connection, delete, distinct, func, select
 
-from services.language.text import normalise
-from services.trainer.storage import append_lines, locked, replace_file
+from services.trainer.database.database import (
+    Database,
+    database_time,
+    in_parts,
+    last_position,
+    lock_counters,
+    next_positions,
+)
+from services.trainer.database.tables import EMPTY, FEEDBACK, feedback, queries, review_items
+from services.trainer.dataset.examples import FEEDBACK as FROM_FEEDBACK
+from services.trainer.dataset.examples import FROM_PEOPLE, Example
+from services.trainer.dataset.words import text_key
+
+# Counting new texts looks at so many records at most.
+MOST_COUNTED = 10_000
+CHUNK = 1000
+# Where a review item came from: a query, or a training run.
+FROM_QUERY, FROM_TRAINING = "query", "training"
 
 
 @dataclass(frozen=True)
@@ -27,115 +40,160 @@ class Feedback:
     labels: tuple[str, ...]
     query_id: str = ""
     user_id: str = ""
-    source: str = "feedback"
+    source: str = FROM_FEEDBACK
     request_id: str = ""
 
 
 class FeedbackStore:
-    """Adds, reads and deletes feedback. It parses each line once. Threads and processes may share the file."""
+    """Adds and reads feedback. Threads and processes may share the database. Its methods block and raise StorageFailed.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock_path = path.with_name(f".{path.name}.lock")
-        self._parsed: list[FeedbackRecord] = []
-        self._by_request: dict[str, str] = {}
-        self._inode = -1
-        self._offset = 0
-        self._reading = threading.Lock()
+    Reading costs the same whether a thousand or ten million records are stored.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, items: Sequence[Feedback]) -> list[str]:
-        """Store all items with one write, and return their ids in order. When it returns, they are on disk.
+        """Store all items in one transaction, and return their ids in order. When it returns, they are on disk.
 
-        An item whose request id is already stored is not stored again; its id is that of the stored record.
+        An item whose caller (`user_id`) has used its request id before is not stored again; its id is that of the
+        stored record.
 
         Raises:
             StorageFailed: no item was stored.
 
         """
-        with locked(self._lock_path):
-            self._all()
-            known = [self._by_request.get(item.request_id, "") if item.request_id else "" for item in items]
-            records = [_record(item) for item, earlier in zip(items, known, strict=True) if not earlier]
-            if records:
-                append_lines(self._path, [_line(record) for record in records])
-        fresh = (record.feedback_id for record in records)
-        return [earlier or next(fresh) for earlier in known]
+        with self._database.write() as connection:
+            lock_counters(connection, FEEDBACK)
+            return store_feedback(connection, items)
 
-    def records(self) -> list[FeedbackRecord]:
-        """Return the records, oldest first, without the deleted ones. A line that cannot be read is left out."""
-        return [record for record in self._all() if not record.deleted]
-
-    def count(self) -> int:
-        """Return the number of records, with the deleted ones."""
-        return len(self._all())
+    def watermark(self) -> int:
+        """Return the position of the newest record that was ever stored; 0 before the first."""
+        with self._database.read() as connection:
+            return last_position(connection, FEEDBACK)
 
     def count_new_texts(self, seen: int) -> int:
-        """Return how many different texts were labelled after the first `seen` records."""
-        return len({normalise(record.text) for record in self._all()[seen:] if not record.deleted})
+        """Return how many different texts were labelled after the position `seen`.
 
-    def delete(self, doomed: Callable[[FeedbackRecord], bool]) -> list[FeedbackRecord]:
-        """Empty the records for which `doomed` is true, all or none. Returns them as they were before.
-
-        Raises:
-            StorageFailed: no record was deleted.
-
+        It looks at the first MOST_COUNTED records after that position. So the number is too low when there are more,
+        and far above any sensible number at which retraining is due.
         """
-        with locked(self._lock_path):
-            records = self._all()
-            deleted = [record for record in records if not record.deleted and doomed(record)]
-            if deleted:
-                gone = {record.feedback_id for record in deleted}
-                kept = (_shell(record) if record.feedback_id in gone else record for record in records)
-                replace_file(self._path, "".join(f"{_line(record)}\n" for record in kept).encode())
-        return deleted
+        newer = select(feedback.c.text_key).where(feedback.c.position > seen).order_by(feedback.c.position)
+        counted = newer.limit(MOST_COUNTED).subquery("newest")
+        with self._database.read() as connection:
+            return connection.scalar(select(func.count(distinct(counted.c.text_key)))) or 0
 
-    def _all(self) -> list[FeedbackRecord]:
-        with self._reading:
-            self._read_on()
-            return list(self._parsed)
+    def newest(self) -> datetime | None:
+        """Return when the newest record was stored; None when there is none."""
+        with self._database.read() as connection:
+            at = connection.scalar(select(feedback.c.at).order_by(feedback.c.position.desc()).limit(1))
+        return datetime.fromtimestamp(at / 1e6, UTC) if at is not None else None
 
-    def _read_on(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                state = os.fstat(file.fileno())
-                if state.st_ino != self._inode or state.st_size < self._offset:
-                    self._parsed, self._by_request, self._offset, self._inode = [], {}, 0, state.st_ino
-                file.seek(self._offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    self._offset += len(line)
-                    self._remember(line)
-        except FileNotFoundError:
-            self._parsed, self._by_request, self._offset, self._inode = [], {}, 0, -1
+    def export(self) -> Iterator[Example]:
+        """Yield what was stored when the first one is asked for, oldest first. Other writers need not wait."""
+        last, end = 0, self.watermark()
+        while True:
+            rows = self._read_chunk(feedback.c.position > last, feedback.c.position <= end, feedback.c.position.asc())
+            if not rows:
+                return
+            yield from map(_read_example, rows)
+            last = rows[-1].position
 
-    def _remember(self, line: bytes) -> None:
-        try:
-            record = json_format.Parse(line, FeedbackRecord(), ignore_unknown_fields=True)
-        except (json_format.ParseError, UnicodeDecodeError):
-            return
-        self._parsed.append(record)
-        if record.request_id:
-            self._by_request.setdefault(record.request_id, record.feedback_id)
+    def newest_first(self) -> Iterator[Example]:
+        """Yield what was stored when the first one is asked for, newest first. The reader may stop early."""
+        first = self.watermark() + 1
+        while True:
+            rows = self._read_chunk(feedback.c.position < first, feedback.c.position.desc())
+            if not rows:
+                return
+            yield from map(_read_example, rows)
+            first = rows[-1].position
 
+    def labels_in_experiment(self, experiment_id: str, limit: int) -> dict[str, tuple[str, ...]]:
+        """Return the labels that people gave to the newest `limit` queries of an experiment, by query id.
 
-def _record(item: Feedback) -> FeedbackRecord:
-    record = FeedbackRecord(
-        feedback_id=uuid.uuid4().hex,
-        text=item.text,
-        labels=item.labels,
-        query_id=item.query_id,
-        user_id=item.user_id,
-        source=item.source,
-        request_id=item.request_id,
-    )
-    record.at.FromDatetime(datetime.now(UTC))
-    return record
+        Of several statements about one query the last one counts. Statements that no label fits are left out.
+        """
+        asked = select(queries.c.query_id).where(
+            queries.c.experiment_id == experiment_id, queries.c.experiment_id != EMPTY
+        )
+        newest = asked.order_by(queries.c.position.desc()).limit(limit).subquery("newest")
+        said = select(feedback.c.query_id, feedback.c.labels).join(newest, newest.c.query_id == feedback.c.query_id)
+        said = said.where(feedback.c.query_id != EMPTY).order_by(feedback.c.position)
+        with self._database.read() as connection:
+            return {row.query_id: tuple(row.labels) for row in connection.execute(said) if row.labels}
 
-
-def _shell(record: FeedbackRecord) -> FeedbackRecord:
-    return FeedbackRecord(feedback_id=record.feedback_id, at=record.at, deleted=True)
+    def _read_chunk(self, *conditions_and_order: Any) -> Sequence[Any]:
+        *conditions, order = conditions_and_order
+        columns = (feedback.c.position, feedback.c.text, feedback.c.labels, feedback.c.source)
+        with self._database.read() as connection:
+            return connection.execute(select(*columns).where(*conditions).order_by(order).limit(CHUNK)).all()
 
 
-def _line(record: FeedbackRecord) -> str:
-    return json_format.MessageToJson(record, preserving_proto_field_name=True, indent=None)
+def store_feedback(connection: Connection, items: Sequence[Feedback]) -> list[str]:
+    """Store items in a transaction that has locked the counter FEEDBACK, and return their ids in order.
+
+    Queries with these texts need no reviewer any more.
+    """
+    known = _find_earlier(connection, items)
+    ids, fresh = [], list[tuple[str, Feedback]]()
+    for item in items:
+        feedback_id = known.get((item.user_id, item.request_id)) if item.request_id else None
+        if feedback_id is None:
+            feedback_id = uuid.uuid4().hex
+            fresh.append((feedback_id, item))
+            if item.request_id:
+                known[item.user_id, item.request_id] = feedback_id
+        ids.append(feedback_id)
+    now = database_time(connection) if fresh else 0
+    positions = next_positions(connection, FEEDBACK, len(fresh))
+    for part in in_parts(list(zip(positions, fresh, strict=True))):
+        rows = [_row(position, feedback_id, item, now) for position, (feedback_id, item) in part]
+        connection.execute(feedback.insert(), rows)
+        keys = {row["text_key"] for row in rows}
+        connection.execute(
+            delete(review_items).where(review_items.c.item_id.in_(keys), review_items.c.origin == FROM_QUERY)
+        )
+    return ids
+
+
+def find_labelled(connection: Connection, keys: Collection[str]) -> set[str]:
+    """Return those of some text keys that people have said something about."""
+    found: set[str] = set()
+    for part in in_parts(list(keys)):
+        found.update(connection.scalars(select(feedback.c.text_key).where(feedback.c.text_key.in_(part)).distinct()))
+    return found
+
+
+def _find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tuple[str, str], str]:
+    """Return the ids of the stored records of these callers' requests."""
+    found: dict[tuple[str, str], str] = {}
+    for part in in_parts(sorted({item.request_id for item in items if item.request_id})):
+        rows = connection.execute(
+            select(feedback.c.user_id, feedback.c.request_id, feedback.c.feedback_id).where(
+                feedback.c.user_id.in_({item.user_id for item in items}),
+                feedback.c.request_id.in_(part),
+                feedback.c.request_id != EMPTY,
+            )
+        )
+        found.update(((row.user_id, row.request_id), row.feedback_id) for row in rows)
+    return found
+
+
+def _row(position: int, feedback_id: str, item: Feedback, now: int) -> Mapping[str, Any]:
+    return {
+        "position": position,
+        "feedback_id": feedback_id,
+        "at": now,
+        "text": item.text,
+        "text_key": text_key(item.text),
+        "labels": list(item.labels),
+        "query_id": item.query_id,
+        "user_id": item.user_id,
+        "source": item.source,
+        "request_id": item.request_id,
+    }
+
+
+def _read_example(row: Any) -> Example:
+    return Example(row.text, tuple(row.labels), row.source if row.source in FROM_PEOPLE else FROM_FEEDBACK)

@@ -1,22 +1,25 @@
 """Stores the embeddings of texts by a hash of the text, so that a retrain embeds only new texts.
 
 There is one file for each model and encoder. A run that embeds something replaces it by the embeddings that this run
-used: the file stays as large as the dataset, and the embedding of a deleted text is deleted too.
+used: the file stays as large as the dataset, and the embedding of a deleted text is deleted too. Opening it costs
+nothing, and a run needs memory for the embeddings that it asks for.
 """
 
-import hashlib
-import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from services.language.encoder import Encoder, EncoderDamaged, load_encoder
+from services.trainer.dataset.vectors import (
+    SUFFIX,
+    delete_former_files,
+    digest_of,
+    open_vectors,
+    to_keys,
+    write_vectors,
+)
 from services.trainer.errors import BrokenData
-from services.trainer.storage import replace_file
-
-KEY_BYTES = 16
 
 
 class EmbeddingStore:
@@ -24,23 +27,21 @@ class EmbeddingStore:
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
         self.encoder = encoder
-        self._path = folder / f"{encoder.name}.npz"
-        self._known = self._read()
-        self._used: dict[bytes, np.ndarray] = {}
-        self._embedded = 0
+        self._path = folder / f"{encoder.name}{SUFFIX}"
+        self._open()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return float16 [n, columns] for texts as they were said."""
-        keys = [hashlib.sha256(text.encode()).digest()[:KEY_BYTES] for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
-        if missing:
-            fresh = self.encoder.embed(list(missing.values())).astype(np.float16)
-            self._known.update(zip(missing, fresh, strict=True))
-            self._embedded += len(missing)
-        self._used.update((key, self._known[key]) for key in keys)
-        embeddings = np.empty((len(keys), self.encoder.columns), dtype=np.float16)
-        for row, key in enumerate(keys):
-            embeddings[row] = self._known[key]
+        digests = [digest_of(text) for text in texts]
+        rows = self._stored.find(to_keys(digests))
+        stored = rows >= 0
+        self._is_used[rows[stored]] = True
+        embeddings = np.empty((len(texts), self.encoder.columns), dtype=np.float16)
+        embeddings[stored] = self._stored.rows[rows[stored]]
+        others = np.flatnonzero(~stored).tolist()
+        self._embed_new({digests[place]: texts[place] for place in others})
+        for place in others:
+            embeddings[place] = self._fresh[digests[place]]
         return embeddings
 
     def save(self) -> None:
@@ -50,24 +51,34 @@ class EmbeddingStore:
             StorageFailed: the disk refused; the former file is still there.
 
         """
-        if not self._embedded:
+        if not self._fresh:
             return
-        content = io.BytesIO()
-        keys = np.frombuffer(b"".join(self._used), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        np.savez(content, keys=keys, embeddings=np.stack(list(self._used.values())))
-        replace_file(self._path, content.getbuffer())
-        self._embedded = 0
+        used, fresh = np.flatnonzero(self._is_used), list(self._fresh.values())
 
-    def _read(self) -> dict[bytes, np.ndarray]:
-        """Return the stored embeddings; none when the file cannot be read, since the texts can be embedded again."""
-        try:
-            with np.load(io.BytesIO(self._path.read_bytes())) as stored:
-                keys, embeddings = stored["keys"], stored["embeddings"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return {}
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.encoder.columns or len(keys) != len(embeddings):
-            return {}
-        return {key.tobytes(): row for key, row in zip(keys, embeddings, strict=True)}
+        def take(places: np.ndarray) -> np.ndarray:
+            taken = np.empty((len(places), self.encoder.columns), dtype=np.float16)
+            stored = places < len(used)
+            taken[stored] = self._stored.rows[used[places[stored]]]
+            for row in np.flatnonzero(~stored).tolist():
+                taken[row] = fresh[places[row] - len(used)]
+            return taken
+
+        keys = np.concatenate([self._stored.keys[used], to_keys(self._fresh)])
+        write_vectors(self._path, keys, self.encoder.columns, take)
+        delete_former_files(self._path.parent)
+        self._open()
+        self._is_used[:] = True
+
+    def _open(self) -> None:
+        self._stored = open_vectors(self._path, self.encoder.columns)
+        self._is_used = np.zeros(len(self._stored.keys), dtype=bool)
+        self._fresh: dict[bytes, np.ndarray] = {}
+
+    def _embed_new(self, texts: dict[bytes, str]) -> None:
+        """Embed those of some texts, by their keys, that were not embedded since the file was opened."""
+        missing = {key: text for key, text in texts.items() if key not in self._fresh}
+        if missing:
+            self._fresh.update(zip(missing, self.encoder.embed(list(missing.values())).astype(np.float16), strict=True))
 
 
 def open_embeddings(encoder_dir: str, folder: Path) -> EmbeddingStore | None:

@@ -4,30 +4,29 @@ A version has the graphs of two models with the same settings. Those of the serv
 evaluation model, fitted without the hold-out, are kept beside them: the next challenger is compared with them.
 """
 
+from __future__ import annotations
+
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.names import EXPLANATION_FILE, HEAD_FILE, LINEAR_FILE
 from services.language.text import NORMALIZER, UNICODE_VERSION, normalise
-from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.dataset.snapshot import FITTED_PARTS, read_rows
 from services.trainer.dataset.words import content_words
 from services.trainer.errors import ModelVersionNotFound, SnapshotNotFound
-from services.trainer.fitting.thresholds import Thresholds
-from services.trainer.graphs.cascade import Cascade
-from services.trainer.graphs.embeddings import EmbeddingStore
-from services.trainer.graphs.export import (
-    HEAD_INPUT_NAME,
-    INPUT_NAME,
-    INPUT_TYPE,
-    OUTPUT_NAME,
-    OUTPUT_TYPE,
-    SCORES_NAME,
-    Graphs,
-)
 from services.trainer.registry.registry import ModelRegistry
+
+# The server of the trainer asks this module for learned words only. Fitting and export take two seconds to import, so
+# the functions that need them import them.
+if TYPE_CHECKING:
+    from services.trainer.fitting.thresholds import Thresholds
+    from services.trainer.graphs.cascade import Cascade
+    from services.trainer.graphs.embeddings import EmbeddingStore
+    from services.trainer.graphs.export import Graphs
 
 # Of the evaluation model's files. Versions on disk have it, so the value must stay.
 EVALUATION_PREFIX = "judged_"
@@ -51,6 +50,15 @@ def describe(
     manifest: pb.Manifest, graphs: Graphs, labels: tuple[str, ...], thresholds: Thresholds, encoder: str, columns: int
 ) -> None:
     """Describe the serving model in a manifest; the name of the encoder and its columns are used only with a head."""
+    from services.trainer.graphs.export import (
+        HEAD_INPUT_NAME,
+        INPUT_NAME,
+        INPUT_TYPE,
+        OUTPUT_NAME,
+        OUTPUT_TYPE,
+        SCORES_NAME,
+    )
+
     manifest.labels.extend(labels)
     manifest.normalizer, manifest.unicode_version = NORMALIZER, UNICODE_VERSION
     manifest.input.CopyFrom(pb.Tensor(name=INPUT_NAME, type=INPUT_TYPE, columns=1))
@@ -97,6 +105,10 @@ def open_evaluation_model(
 def _open_model(
     registry: ModelRegistry, version: int, embeddings: EmbeddingStore | None, prefix: str
 ) -> tuple[Cascade, int]:
+    from services.trainer.fitting.thresholds import Thresholds
+    from services.trainer.graphs.cascade import Cascade
+    from services.trainer.graphs.export import Graphs
+
     manifest = registry.versions.manifest(version)
     has_head = manifest.HasField("head")
     graphs = Graphs(
@@ -125,5 +137,9 @@ def read_learned_words(registry: ModelRegistry) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _read_words(snapshots: Path, snapshot_id: str) -> frozenset[str]:
-    examples = read_snapshot(snapshot_id, snapshots).fitted_examples
-    return frozenset(word for example in examples for word in content_words(normalise(example.text)))
+    return frozenset(
+        word
+        for part, example in read_rows(snapshot_id, snapshots)
+        if part in FITTED_PARTS
+        for word in content_words(normalise(example.text))
+    )

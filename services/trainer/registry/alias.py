@@ -1,31 +1,79 @@
-"""The champion alias: the small file that names the version that serves, and the promotion in progress.
+"""The champion alias: the small file in the repository that names the version that serves, and the moves of it.
 
-The file is replaced atomically, and its generation only grows. A caller that moves the alias says which champion it
-expects (compare-and-set). When another version is the champion, the alias does not move.
+Replicas follow the file. It is swapped only if nobody else has written it meanwhile, and its generation only grows. A
+caller that moves it says which champion it expects (compare-and-set). When another version is the champion, the alias
+does not move.
+
+A move is a row in the database, which takes a generation that nobody had before the first replica is asked to serve
+under it. The row is pending until the alias has moved; then one transaction marks it done and writes the history. What
+a crash leaves pending is either completed, when the alias has its generation, or taken back.
 """
 
 import contextlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
+from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from services.language.names import ALIAS_FILE
-from services.trainer.errors import ChampionChanged
+from services.repository.errors import Changed
+from services.repository.repository import Repository
+from services.trainer.database.database import Database
+from services.trainer.database.tables import alias_moves
+from services.trainer.errors import ChampionChanged, PromotionInProgress, StorageFailed
 from services.trainer.registry.history import History
-from services.trainer.storage import locked, read_message, replace_file, storage_errors, to_json
+from services.trainer.storage import parse_message, repository_errors, to_json
+
+PENDING, DONE, TAKEN_BACK = "pending", "done", "taken_back"
 
 _log = structlog.get_logger()
 
 
-class Alias:
-    """Reads and writes the files models/<model>/champion and models/<model>/pending."""
+@dataclass(frozen=True)
+class Move:
+    """A move of the alias that has begun.
 
-    def __init__(self, folder: Path, history: History) -> None:
-        self._folder = folder
-        self._path = folder / ALIAS_FILE
-        self._pending_path = folder / "pending"
+    Attributes:
+        alias: the alias afterwards.
+        expected: the champion before; 0 for none.
+        action: what the history records.
+        tag: of the file that it replaces; None when there is no file.
+
+    """
+
+    alias: pb.ChampionAlias
+    expected: int
+    action: "pb.HistoryAction.ValueType"
+    tag: str | None
+
+
+@dataclass(frozen=True)
+class PendingMove:
+    """A move that has begun and has not ended."""
+
+    version: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The alias, rebuilt from the history when its file is damaged, and the tag of the file; None without a file."""
+
+    alias: pb.ChampionAlias | None
+    tag: str | None
+    is_damaged: bool = False
+
+
+class Alias:
+    """Reads and moves the champion alias of one model. Every method raises StorageFailed and blocks."""
+
+    def __init__(self, repository: Repository, database: Database, model: str, history: History) -> None:
+        self._repository = repository
+        self._database = database
+        self._model = model
         self._history = history
 
     def read(self) -> pb.ChampionAlias | None:
@@ -33,18 +81,98 @@ class Alias:
 
         When its file is damaged, the alias is rebuilt from the history.
         """
-        alias = read_message(self._path, pb.ChampionAlias())
-        return self._alias_by_history() if alias is None and self._path.exists() else alias
+        return self._look().alias
 
     def version(self) -> int:
         """Return the version of the champion; 0 when there is none."""
         alias = self.read()
         return alias.version if alias else 0
 
-    def next_generation(self) -> int:
-        """Return a generation that is higher than every generation used so far."""
-        aliases = [alias for alias in (self.read(), self.pending()) if alias is not None]
-        return max([self._history.highest_generation(), *(alias.generation for alias in aliases)]) + 1
+    def next_generation(self, above: int = 0) -> int:
+        """Return a generation that is higher than `above` and than every generation that was ever taken."""
+        alias, moves = self.read(), select(func.max(alias_moves.c.generation)).where(self._of_model())
+        with self._database.read() as connection:
+            taken = connection.scalar(moves) or 0
+        return max(above, taken, self._history.highest_generation(), alias.generation if alias else 0) + 1
+
+    def begin_move(
+        self,
+        version: int,
+        generation: int,
+        action: "pb.HistoryAction.ValueType",
+        by: str,
+        reason: str,
+        *,
+        expected: int,
+    ) -> Move:
+        """Take a generation for a move of the alias. Call it before the first replica swaps.
+
+        A later rollback from this version leads to the champion that it replaces now. When this move is itself a
+        rollback, it leads to the champion that the version replaced when it was first promoted.
+
+        Args:
+            version: the new champion.
+            generation: the new generation of the alias, from `next_generation`.
+            action: what the history records.
+            by, reason: who asks, and why.
+            expected: the champion that the caller expects to replace; 0 for none.
+
+        Raises:
+            ChampionChanged: another version is the champion, or the alias has moved on since `next_generation`.
+            PromotionInProgress: another trainer has taken this generation.
+            StorageFailed: nothing has begun.
+
+        """
+        found = self._look()
+        before = found.alias
+        serving, followed = (before.version, before.generation) if before else (0, 0)
+        if serving != expected or followed >= generation:
+            raise ChampionChanged(expected, serving)
+        if before is not None:
+            self._complete(before)
+        alias = pb.ChampionAlias(
+            version=version,
+            generation=generation,
+            previous=self._previous(version, before, action),
+            by=by,
+            reason=reason,
+        )
+        row = {"model": self._model, "generation": generation, "version": version, "expected": expected}
+        try:
+            with self._database.write() as connection:
+                connection.execute(
+                    alias_moves.insert().values(**row, action=action, state=PENDING, at=func.now_micros())
+                )
+        except IntegrityError as error:
+            raise PromotionInProgress from error
+        return Move(alias, expected, action, found.tag)
+
+    def finish_move(self, move: Move) -> pb.ChampionAlias:
+        """Move the alias and record it in the history.
+
+        When only the database refuses, the alias has moved all the same, and `repair` adds to the history later.
+
+        Raises:
+            ChampionChanged: the alias was moved by somebody else since the move began.
+            StorageFailed: the repository refused.
+
+        """
+        alias = pb.ChampionAlias()
+        alias.CopyFrom(move.alias)
+        alias.promoted_at.FromDatetime(datetime.now(UTC))
+        try:
+            with repository_errors():
+                self._repository.swap(ALIAS_FILE, to_json(alias).encode(), move.tag)
+        except Changed as error:
+            raise ChampionChanged(move.expected, self.version()) from error
+        except StorageFailed:
+            if not self._has_moved(alias):
+                raise
+        try:
+            self._record(_entry(alias, move.action, move.expected))
+        except StorageFailed as error:
+            _log.error("the alias has moved, but the history cannot be written", problem=str(error))
+        return alias
 
     def move(
         self,
@@ -56,73 +184,85 @@ class Alias:
         *,
         expected: int,
     ) -> pb.ChampionAlias:
-        """Make a version the champion, and record this in the history.
+        """Begin and finish a move that no replica has to be asked about before. Raises what both raise."""
+        return self.finish_move(self.begin_move(version, generation, action, by, reason, expected=expected))
 
-        A later rollback from this version leads to the champion that it replaces now. When this move is itself a
-        rollback, it leads to the champion that the version replaced when it was first promoted.
+    def pending(self) -> PendingMove | None:
+        """Return the newest move that has begun and has not ended; None when there is none."""
+        query = select(alias_moves).where(self._of_model(), alias_moves.c.state == PENDING)
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(alias_moves.c.generation.desc()).limit(1)).one_or_none()
+        return None if row is None else PendingMove(row.version, row.generation)
 
-        Args:
-            version: the new champion.
-            generation: the new generation of the alias, from `next_generation`.
-            action: what the history records.
-            by: who asks.
-            reason: why.
-            expected: the champion that the caller expects to replace; 0 for none.
-
-        Raises:
-            ChampionChanged: another version is the champion.
-            StorageFailed: the file could not be written. On both errors, the alias does not change.
-
-        """
-        with locked(self._folder / ".lock"):
-            before = self.read()
-            serving = before.version if before else 0
-            if serving != expected:
-                raise ChampionChanged(expected, serving)
-            alias = pb.ChampionAlias(
-                version=version,
-                generation=generation,
-                previous=self._previous(version, before, action),
-                by=by,
-                reason=reason,
-            )
-            alias.promoted_at.FromDatetime(datetime.now(UTC))
-            replace_file(self._path, to_json(alias).encode())
-            self._history.record(_entry(alias, action, serving))
-        return alias
-
-    def pending(self) -> pb.ChampionAlias | None:
-        """Return the promotion that started and has not ended; None when there is none."""
-        return read_message(self._pending_path, pb.ChampionAlias())
-
-    def set_pending(self, version: int, generation: int) -> None:
-        """Record that the replicas are about to swap. Call it before the first one swaps. Raises StorageFailed."""
-        replace_file(self._pending_path, to_json(pb.ChampionAlias(version=version, generation=generation)).encode())
-
-    def clear_pending(self) -> None:
-        """Record that no promotion is in progress."""
-        with contextlib.suppress(OSError):
-            self._pending_path.unlink(missing_ok=True)
+    def take_back(self, until: int) -> None:
+        """Note that the pending moves up to a generation will never be finished."""
+        with self._database.write() as connection:
+            self._take_back(connection, until)
 
     def repair(self) -> None:
-        """Rewrite a damaged alias, and add a promotion that is missing in the history.
-
-        Raises:
-            StorageFailed: a file could not be written.
-
-        """
-        with storage_errors("remove what a kill left"):
-            for leftover in self._folder.glob(f".{ALIAS_FILE}.*"):
-                leftover.unlink(missing_ok=True)
-        alias = self.read()
-        if alias is None:
+        """Rewrite a damaged alias, and complete a move whose end is missing in the database."""
+        found = self._look()
+        if found.alias is None:
             return
-        if read_message(self._path, pb.ChampionAlias()) is None:
-            _log.error("the file of the champion alias was damaged and was rewritten", version=alias.version)
-            replace_file(self._path, to_json(alias).encode())
-        if alias.generation > self._history.highest_generation():
-            changes = self._history.changes()
-            self._history.record(_entry(alias, pb.HISTORY_ACTION_PROMOTED, changes[-1].to_version if changes else 0))
+        if found.is_damaged:
+            with repository_errors(), contextlib.suppress(Changed):
+                self._repository.swap(ALIAS_FILE, to_json(found.alias).encode(), found.tag)
+                _log.error("the file of the champion alias was damaged and was rewritten", version=found.alias.version)
+        self._complete(found.alias)
+
+    def _look(self) -> "_Found":
+        with repository_errors():
+            stored = self._repository.read(ALIAS_FILE)
+        if stored is None:
+            return _Found(None, None)
+        alias = parse_message(stored.content, pb.ChampionAlias())
+        if alias is None:
+            return _Found(self._alias_by_history(), stored.tag, is_damaged=True)
+        return _Found(alias, stored.tag)
+
+    def _has_moved(self, alias: pb.ChampionAlias) -> bool:
+        """Say whether the alias was swapped although the repository gave no answer."""
+        try:
+            return self.read() == alias
+        except StorageFailed:
+            return False
+
+    def _complete(self, alias: pb.ChampionAlias) -> None:
+        """Write the end of the move that led to the present alias, if the database lacks it.
+
+        The database lacks it after a crash, when it was away, or when it was restored from an older backup.
+        """
+        if self._history.has_generation(alias.generation):
+            return
+        query = select(alias_moves).where(self._of_model(), alias_moves.c.generation == alias.generation)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is not None and row.version == alias.version:
+            entry = _entry(alias, row.action, row.expected)
+        else:
+            last = self._history.last_change()
+            entry = _entry(alias, pb.HISTORY_ACTION_PROMOTED, last.to_version if last else 0)
+        _log.warning("a move of the alias was missing in the history", version=alias.version)
+        self._record(entry)
+
+    def _record(self, entry: pb.HistoryEntry) -> None:
+        """Write the end of a move: its row and the history. Older moves that did not end have been overtaken by it."""
+        self._history.add_rules(entry)
+        with self._database.write() as connection:
+            self._history.add_change(connection, entry)
+            connection.execute(
+                update(alias_moves)
+                .where(self._of_model(), alias_moves.c.generation == entry.generation)
+                .values(state=DONE)
+            )
+            self._take_back(connection, entry.generation)
+
+    def _take_back(self, connection: Connection, until: int) -> None:
+        connection.execute(
+            update(alias_moves)
+            .where(self._of_model(), alias_moves.c.state == PENDING, alias_moves.c.generation <= until)
+            .values(state=TAKEN_BACK)
+        )
 
     def _previous(self, version: int, before: pb.ChampionAlias | None, action: "pb.HistoryAction.ValueType") -> int:
         if before is None:
@@ -132,10 +272,9 @@ class Alias:
         return self._history.champion_before(version) if action == pb.HISTORY_ACTION_ROLLED_BACK else before.version
 
     def _alias_by_history(self) -> pb.ChampionAlias | None:
-        changes = self._history.changes()
-        if not changes:
+        last = self._history.last_change()
+        if last is None:
             return None
-        last = changes[-1]
         return pb.ChampionAlias(
             version=last.to_version,
             generation=last.generation,
@@ -144,6 +283,9 @@ class Alias:
             by=last.by,
             reason=last.reason,
         )
+
+    def _of_model(self) -> ColumnElement[bool]:
+        return alias_moves.c.model == self._model
 
 
 def _entry(alias: pb.ChampionAlias, action: "pb.HistoryAction.ValueType", from_version: int) -> pb.HistoryEntry:

@@ -1,46 +1,120 @@
-"""The file with the running or last experiment, which the replicas follow, and the log of ended experiments."""
+"""Experiments: their rows, of which at most one is running, and the file in the repository that the replicas follow.
 
-from pathlib import Path
+The row is the truth and is written first. The file is made from it; `publish` writes it again when the two differ.
+"""
 
 from moodfood.registry.v1 import manifest_pb2 as pb
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 
 from services.language.names import EXPERIMENT_FILE
-from services.trainer.errors import ExperimentInProgress
-from services.trainer.storage import append_lines, locked, read_message, replace_file, to_json
+from services.repository.errors import Changed
+from services.repository.repository import Repository
+from services.trainer.database.database import Database
+from services.trainer.database.tables import experiments
+from services.trainer.errors import ExperimentInProgress, NoExperiment, StorageFailed
+from services.trainer.storage import parse_message, repository_errors, to_json
+
+# Of two trainers that publish at once, the one that was slower looks again.
+PUBLISH_ATTEMPTS = 5
 
 
 class ExperimentRecord:
-    """Reads and writes the files models/<model>/experiment and models/<model>/experiments.jsonl."""
+    """Reads and writes the experiments of one model. Every method raises StorageFailed and blocks."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / EXPERIMENT_FILE
+    def __init__(self, repository: Repository, database: Database, model: str) -> None:
+        self._repository = repository
+        self._database = database
+        self._model = model
 
     def read(self) -> pb.Experiment | None:
-        """Return the running or last experiment; None when there is none or the file cannot be read."""
-        return read_message(self._path, pb.Experiment())
+        """Return the running experiment or, if none is running, the last one; None when there was never one."""
+        return self.running() or next(iter(self.list_newest(1)), None)
 
     def running(self) -> pb.Experiment | None:
         """Return the running experiment; None when none is running."""
-        experiment = self.read()
-        return experiment if experiment is not None and experiment.running else None
+        query = select(experiments.c.record).where(experiments.c.model == self._model, experiments.c.running)
+        with self._database.read() as connection:
+            record = connection.scalar(query)
+        return None if record is None else parse_message(record, pb.Experiment())
+
+    def list_newest(self, count: int) -> list[pb.Experiment]:
+        """Return the newest experiments, running and ended, newest first."""
+        query = select(experiments.c.record).where(experiments.c.model == self._model)
+        with self._database.read() as connection:
+            records = connection.scalars(query.order_by(experiments.c.started_at.desc()).limit(count)).all()
+        found = (parse_message(record, pb.Experiment()) for record in records)
+        return [experiment for experiment in found if experiment is not None]
 
     def begin(self, experiment: pb.Experiment) -> None:
-        """Write an experiment that starts now, so that the replicas follow it.
+        """Store an experiment that starts now, and publish it to the replicas.
 
         Raises:
             ExperimentInProgress: another experiment is running.
-            StorageFailed: the file could not be written; the experiment has not started.
+            StorageFailed: the experiment has not started.
 
         """
-        with locked(self._folder / ".lock"):
+        try:
+            with self._database.write() as connection:
+                connection.execute(
+                    experiments.insert().values(
+                        experiment_id=experiment.experiment_id,
+                        model=self._model,
+                        running=True,
+                        started_at=experiment.started_at.ToMicroseconds(),
+                        record=to_json(experiment, indent=None),
+                    )
+                )
+        except IntegrityError as error:
             present = self.running()
-            if present is not None:
-                raise ExperimentInProgress(present.experiment_id)
-            replace_file(self._path, to_json(experiment).encode())
+            raise ExperimentInProgress(present.experiment_id if present else "another one") from error
+        try:
+            self.publish()
+        except StorageFailed:
+            with self._database.write() as connection:
+                connection.execute(experiments.delete().where(experiments.c.experiment_id == experiment.experiment_id))
+            raise
 
     def end(self, experiment: pb.Experiment) -> None:
-        """Write an experiment that has ended. Raises StorageFailed; then the experiment is still running."""
-        with locked(self._folder / ".lock"):
-            replace_file(self._path, to_json(experiment).encode())
-            append_lines(self._folder / "experiments.jsonl", [to_json(experiment, indent=None)])
+        """Store that an experiment has ended. `publish` tells the replicas.
+
+        Raises:
+            NoExperiment: it is not running any more.
+            StorageFailed: the experiment is still running.
+
+        """
+        with self._database.write() as connection:
+            ended = connection.execute(
+                update(experiments)
+                .where(experiments.c.experiment_id == experiment.experiment_id, experiments.c.running)
+                .values(running=False, record=to_json(experiment, indent=None))
+            )
+            if not ended.rowcount:
+                raise NoExperiment
+
+    def publish(self) -> None:
+        """Write the file that the replicas follow, if it differs from the row."""
+        for _ in range(PUBLISH_ATTEMPTS):
+            with repository_errors():
+                # The file is read before the row. If the row changes after that, so does the file, and the swap fails.
+                stored = self._repository.read(EXPERIMENT_FILE)
+                published = parse_message(stored.content, pb.Experiment()) if stored else None
+                wanted = self.read() or _ended(published)
+                if wanted is None or wanted == published:
+                    return
+                try:
+                    self._repository.swap(EXPERIMENT_FILE, to_json(wanted).encode(), stored.tag if stored else None)
+                except Changed:
+                    continue
+                return
+        raise StorageFailed("other trainers keep changing the experiment; try again")
+
+
+def _ended(published: pb.Experiment | None) -> pb.Experiment | None:
+    """Return the experiment of a file without a row, as ended: the database was restored from an older backup."""
+    if published is None or not published.running:
+        return published
+    ended = pb.Experiment()
+    ended.CopyFrom(published)
+    ended.running, ended.reason = False, "the database does not have it"
+    return ended

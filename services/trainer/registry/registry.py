@@ -1,33 +1,50 @@
-"""The model registry: the folder models/<model> with versions, champion alias, history and experiment."""
+"""The registry of a model: what repository and database hold of its versions, its champion and its experiments."""
 
 from pathlib import Path
 
+from services.repository.opening import open_repository
+from services.trainer.database.database import Database
+from services.trainer.dataset.snapshot_retention import prune_snapshots
 from services.trainer.registry.alias import Alias
 from services.trainer.registry.experiment import ExperimentRecord
 from services.trainer.registry.history import History
+from services.trainer.registry.version_records import VersionRecords
 from services.trainer.registry.versions import Versions
 
 
 class ModelRegistry:
-    """The registry of one model.
+    """The registry of one model. Its methods and those of its parts block: call them off the event loop.
+
+    Args:
+        models_dir: the folder of all models; with a URL, that of their local copies.
+        model: name of the model.
+        keep_versions: how many of the newest versions are kept.
+        database: the trainer's database.
+        models_url: address of the repository; empty for the folder.
 
     Attributes:
         model: name of the model.
-        folder: the folder models/<model>.
+        folder: the folder models/<model> on this machine.
+        repository: the versions and the small files that replicas follow.
+        records: the rows of the versions.
         versions: the immutable versions.
         alias: which version is the champion.
         history: who changed the champion, when and why.
-        experiment: the running or last experiment.
+        experiment: the experiments.
 
     """
 
-    def __init__(self, models_dir: Path, model: str, keep_versions: int) -> None:
+    def __init__(
+        self, models_dir: Path, model: str, keep_versions: int, database: Database, models_url: str = ""
+    ) -> None:
         self.model = model
         self.folder = models_dir / model
-        self.history = History(self.folder, lambda version: list(self.versions.decision(version).rules))
-        self.versions = Versions(self.folder, self.history.highest_version)
-        self.alias = Alias(self.folder, self.history)
-        self.experiment = ExperimentRecord(self.folder)
+        self.repository = open_repository(models_url, models_dir, model)
+        self.history = History(database, model, lambda version: list(self.versions.decision(version).rules))
+        self.records = VersionRecords(database, model)
+        self.versions = Versions(self.repository, self.records, self.history.highest_version)
+        self.alias = Alias(self.repository, database, model, self.history)
+        self.experiment = ExperimentRecord(self.repository, database, model)
         self._keep_versions = keep_versions
 
     @property
@@ -47,7 +64,7 @@ class ModelRegistry:
         self.history.record_refusal(version, self.alias.read(), by, reason)
 
     def prune(self) -> list[int]:
-        """Delete old versions and return their numbers.
+        """Delete old versions and their snapshots, and return the numbers of the versions. Their rows stay.
 
         The newest `keep_versions` stay, and so do the champion, the former champion and the challenger of a running
         experiment.
@@ -60,9 +77,12 @@ class ModelRegistry:
         kept = {champion.version, champion.previous} if champion else set()
         if experiment is not None:
             kept.add(experiment.challenger_version)
-        return self.versions.delete_all_but(self._keep_versions, kept)
+        deleted = self.versions.delete_all_but(self._keep_versions, kept)
+        prune_snapshots(self.snapshots_folder, set(self.records.list_there().values()))
+        return deleted
 
     def repair(self) -> None:
         """Repair what a killed process left behind. Call it only while no run is in progress. Raises StorageFailed."""
-        self.versions.remove_unfinished()
+        self.versions.repair()
         self.alias.repair()
+        self.experiment.publish()

@@ -1,81 +1,74 @@
-"""The versions of a model: numbered folders that are written once and never changed.
+"""The versions of a model: folders in the repository that are written once and never changed, and their rows.
 
-A version is written to a hidden folder, synced to disk and then renamed, so nobody sees a half-written version. Only
-the report of its rehearsal is added later, as a separate file. Each file is either an ONNX graph or a message of
-moodfood.registry.v1 stored as JSON.
+The folder is the truth of what a version is; nobody sees a half-written one. Its reports are also in its row, together
+with what changes later: the report of the rehearsal, and whether the version is still there. A row that is missing is
+made from the folder. Each file is either an ONNX graph or a message of moodfood.registry.v1 stored as JSON.
 """
 
-import shutil
-import uuid
+import contextlib
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import TypeVar
 
-from google.protobuf.message import Message
+import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.names import MANIFEST_FILE
-from services.trainer.errors import ModelVersionNotFound, VersionRefused
-from services.trainer.storage import (
-    locked,
-    read_message,
-    replace_file,
-    storage_errors,
-    sync_folder,
-    to_json,
-    write_synced,
-)
+from services.repository.errors import DamagedVersion, VersionExists, VersionMissing
+from services.repository.repository import Repository
+from services.trainer.errors import ModelVersionNotFound, StorageFailed, VersionRefused
+from services.trainer.registry.version_records import VersionRecord, VersionRecords
+from services.trainer.storage import repository_errors
 
 EVALUATION_FILE = "evaluation.json"
 DECISION_FILE = "decision.json"
+# In the folders of versions that were rehearsed before there were rows.
 REHEARSAL_FILE = "rehearsal.json"
-UNFINISHED_PREFIX = ".unfinished-"
 
-M = TypeVar("M", bound=Message)
+_log = structlog.get_logger()
 
 
 class Versions:
-    """Reads and writes the numbered folders in models/<model>.
+    """Reads and writes the versions of one model. Every method raises StorageFailed and blocks.
 
     `highest_used` returns the highest version in the history, so that no number is used again after a deletion.
     """
 
-    def __init__(self, folder: Path, highest_used: Callable[[], int]) -> None:
-        self._folder = folder
+    def __init__(self, repository: Repository, records: VersionRecords, highest_used: Callable[[], int]) -> None:
+        self._repository = repository
+        self._records = records
         self._highest_used = highest_used
 
     def numbers(self) -> list[int]:
         """Return the numbers of the complete versions, newest first."""
-        if not self._folder.is_dir():
-            return []
-        numbers = (
-            int(path.name)
-            for path in self._folder.iterdir()
-            if path.name.isascii() and path.name.isdecimal() and path.is_dir()
-        )
-        return sorted(numbers, reverse=True)
+        with repository_errors():
+            return self._repository.versions()
+
+    def is_there(self, version: int) -> bool:
+        """Say whether the repository has a version."""
+        return bool(self._read_file(version, MANIFEST_FILE))
+
+    def list_newest(self, count: int) -> list[VersionRecord]:
+        """Return the newest versions, newest first. One whose row is missing is left out until `repair`."""
+        return self._records.list_newest(count)
 
     def manifest(self, version: int) -> pb.Manifest:
-        """Return a version's manifest.
+        """Return a version's manifest, also of a version that was deleted.
 
         Raises:
-            ModelVersionNotFound: there is no such version, or its manifest cannot be read.
+            ModelVersionNotFound: there was no such version, or its manifest cannot be read.
 
         """
-        return self._read(version, MANIFEST_FILE, pb.Manifest())
+        return self._record(version).manifest
 
     def evaluation(self, version: int) -> pb.EvaluationReport:
-        """Return the metrics of a version on the hold-out. Raises ModelVersionNotFound."""
-        return self._read(version, EVALUATION_FILE, pb.EvaluationReport())
+        """Return the metrics of a version on the hold-out, also of a deleted one. Raises ModelVersionNotFound."""
+        return self._record(version).evaluation
 
     def decision(self, version: int) -> pb.PromotionDecision:
-        """Return the decision of the gate and, if there was one, of the rehearsal. Raises ModelVersionNotFound."""
-        decision = self._read(version, DECISION_FILE, pb.PromotionDecision())
-        if self.is_rehearsed(version):
-            rehearsal = self._read(version, REHEARSAL_FILE, pb.Rehearsal())
-            decision.rules.extend(rehearsal.rules)
-            decision.promoted = decision.promoted and all(rule.passed for rule in rehearsal.rules)
-        return decision
+        """Return the decision of the gate and, if there was one, of the rehearsal, also of a deleted version.
+
+        Raises ModelVersionNotFound.
+        """
+        return self._record(version).decision
 
     def list_failed_rules(self, version: int) -> list[pb.RuleResult]:
         """Return the rules of the gate and of the rehearsal that a version failed. Raises ModelVersionNotFound."""
@@ -85,52 +78,63 @@ class Versions:
         """Refuse a version that the gate or its rehearsal refused.
 
         Raises:
-            ModelVersionNotFound: there is no such version.
+            ModelVersionNotFound: the repository has no such version.
             VersionRefused: it was refused; names the rules.
 
         """
-        self.manifest(version)
-        if not self.decision(version).promoted:
-            raise VersionRefused(version, ", ".join(rule.rule for rule in self.list_failed_rules(version)))
+        if not self.is_there(version):
+            raise ModelVersionNotFound(version)
+        decision = self.decision(version)
+        if not decision.promoted:
+            raise VersionRefused(version, ", ".join(rule.rule for rule in decision.rules if not rule.passed))
 
     def is_rehearsed(self, version: int) -> bool:
-        """Say whether a version was rehearsed."""
-        return (self._folder / str(version) / REHEARSAL_FILE).exists()
+        """Say whether a version was rehearsed. Raises ModelVersionNotFound."""
+        return bool(self._record(version).rehearsal_json)
 
     def add_rehearsal(self, version: int, rehearsal: pb.Rehearsal) -> None:
-        """Add the report of a rehearsal to the folder of a version. Raises StorageFailed."""
-        replace_file(self._folder / str(version) / REHEARSAL_FILE, to_json(rehearsal).encode())
+        """Store the report of a version's rehearsal. Raises ModelVersionNotFound."""
+        if not self._records.set_rehearsal(version, rehearsal):
+            self._records.write(self._read_folder(version))
+            self._records.set_rehearsal(version, rehearsal)
 
     def file(self, version: int, name: str) -> bytes:
         """Return the content of one file of a version. Raises ModelVersionNotFound."""
         try:
-            return (self._folder / str(version) / name).read_bytes()
-        except OSError as error:
+            with repository_errors():
+                try:
+                    return (self._repository.folder_of(version) / name).read_bytes()
+                except FileNotFoundError:
+                    # An inference process on this machine may just have dropped the copy. It is fetched again.
+                    return (self._repository.folder_of(version) / name).read_bytes()
+        except (OSError, VersionMissing, DamagedVersion) as error:
             raise ModelVersionNotFound(version) from error
 
     def register(self, contents_of: Callable[[int], Mapping[str, bytes]]) -> int:
         """Write a new version and return its number, which was never used before.
 
         Args:
-            contents_of: takes the number of the version, and returns its files from name to content.
+            contents_of: takes the number of the version, and returns its files from name to content. It is called
+                again when the number turns out to be taken.
 
         Raises:
             StorageFailed: a file could not be written; there is no new version.
 
         """
-        unfinished = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+        highest = max([self._highest_used(), *self.numbers()])
+        while True:
+            version = self._records.take_number(highest)
+            files = contents_of(version)
+            # A number that is new to the database can belong to an upload that died and that no version shows.
+            with repository_errors(), contextlib.suppress(VersionExists):
+                self._repository.add_version(version, files)
+                break
         try:
-            with storage_errors("write the version"), locked(self._folder / ".lock"):
-                unfinished.mkdir(parents=True)
-                version = max([self._highest_used(), *self.numbers()]) + 1
-                for name, content in contents_of(version).items():
-                    write_synced(unfinished / name, content)
-                sync_folder(unfinished)
-                unfinished.rename(self._folder / str(version))
-                sync_folder(self._folder)
-            return version
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            self._records.write(_record_of(version, lambda name: files.get(name, b"")))
+        except StorageFailed as error:
+            # The version is there. Its row is made from its folder by the next rehearsal or repair.
+            _log.error("cannot write the row of a version", version=version, problem=str(error))
+        return version
 
     def delete_all_but(self, newest: int, kept: Collection[int]) -> list[int]:
         """Delete all versions except the newest ones and those to keep. Returns the deleted versions.
@@ -145,20 +149,39 @@ class Versions:
         """
         surplus = [version for version in self.numbers()[newest:] if version not in kept]
         for version in surplus:
-            hidden = self._folder / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
-            with storage_errors(f"delete version {version}"):
-                (self._folder / str(version)).rename(hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
+            with repository_errors():
+                self._repository.delete_version(version)
+            self._records.mark_deleted([version])
         return surplus
 
-    def remove_unfinished(self) -> None:
-        """Remove half-written versions that a killed process left behind. Raises StorageFailed."""
-        with locked(self._folder / ".lock"):
-            for leftover in self._folder.glob(f"{UNFINISHED_PREFIX}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+    def repair(self) -> None:
+        """Remove half-written versions, and make the rows agree with the folders. No run may be in progress."""
+        with repository_errors():
+            self._repository.remove_unfinished()
+        folders, rows = self.numbers(), self._records.list_there()
+        for version in folders:
+            if version not in rows:
+                self._adopt(version)
+        self._records.mark_deleted([version for version in rows if version not in folders])
 
-    def _read(self, version: int, name: str, message: M) -> M:
-        found = read_message(self._folder / str(version) / name, message)
-        if found is None:
-            raise ModelVersionNotFound(version)
-        return found
+    def _adopt(self, version: int) -> None:
+        try:
+            self._records.write(self._read_folder(version))
+        except ModelVersionNotFound:
+            _log.error("the manifest of a version cannot be read", version=version)
+
+    def _record(self, version: int) -> VersionRecord:
+        return self._records.get(version) or self._read_folder(version)
+
+    def _read_folder(self, version: int) -> VersionRecord:
+        return _record_of(version, lambda name: self._read_file(version, name))
+
+    def _read_file(self, version: int, name: str) -> bytes:
+        with repository_errors():
+            stored = self._repository.read(f"{version}/{name}") if version > 0 else None
+        return stored.content if stored else b""
+
+
+def _record_of(version: int, content_of: Callable[[str], bytes]) -> VersionRecord:
+    names = (MANIFEST_FILE, EVALUATION_FILE, DECISION_FILE, REHEARSAL_FILE)
+    return VersionRecord(version, *(content_of(name).decode(errors="replace") for name in names))

@@ -1,30 +1,38 @@
 """Changes the champion. Runs, deploys, rollbacks, experiments and `moodfood train` all use this module.
 
-The order is: rehearse the version, take the lock, check that the champion is the expected one (compare-and-set),
-prepare on every replica, commit on every replica, move the alias, and add a line to the history. The rehearsal comes
-before the lock, because it depends only on the version and takes seconds, and a rollback must not wait for it.
+The order is: rehearse the version, take the lease, check that the champion is the expected one (compare-and-set),
+prepare on every replica, take a generation in the database, commit on every replica, move the alias, and write the
+history. The rehearsal comes before the lease, because it depends only on the version and takes seconds, and a rollback
+must not wait for it.
 
 When a replica refuses the version, the change stops, and all replicas stay on the champion or go back to it. When a
-replica cannot be reached, the change continues: the replica follows the alias when it is back. The change is written to
-disk before the first replica swaps. If the trainer dies in between, the next trainer takes the change back.
+replica cannot be reached, the change continues: the replica follows the alias when it is back. If the trainer dies
+between the generation and the alias, the next trainer takes the change back. If it dies between the alias and the
+history, the next trainer completes the change.
+
+Registry and database block, so they are asked in threads. From the generation on, a change cannot be cancelled any
+more: a caller that goes away does not leave the replicas between two versions.
 """
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.trainer.database.leases import CHAMPION, Leases
 from services.trainer.errors import (
     ChampionChanged,
     NoChampion,
     NoFormerChampion,
     NoReplicaReached,
     PromotionInProgress,
-    ReplicaRejected,
     StorageFailed,
 )
+from services.trainer.registry.alias import Move
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 from services.trainer.rollout.replicas import (
@@ -34,9 +42,13 @@ from services.trainer.rollout.replicas import (
     mark_sent_back,
     merge_results,
     prepare,
+    raise_if_refused,
     resolve,
 )
-from services.trainer.storage import try_lock
+
+WATCH_EVERY_SECONDS = 5.0
+
+T = TypeVar("T")
 
 _log = structlog.get_logger()
 
@@ -77,15 +89,16 @@ class ChangeResult:
 
 
 class Champion:
-    """Changes the champion of one model, one change at a time among all trainers on the same folders.
+    """Changes the champion of one model, one change at a time among all trainers that share the database.
 
     Attributes:
         committing: whether replicas are swapping now. Before that, a change can be cancelled and leaves no trace.
 
     """
 
-    def __init__(self, registry: ModelRegistry, targets: Sequence[str], rehearse: Rehearse) -> None:
+    def __init__(self, registry: ModelRegistry, leases: Leases, targets: Sequence[str], rehearse: Rehearse) -> None:
         self._registry = registry
+        self._leases = leases
         self._targets = tuple(targets)
         self._rehearse = rehearse
         self.committing = False
@@ -104,16 +117,16 @@ class Champion:
             ReplicaRejected: a replica refused the version.
             NoReplicaReached: no replica could be reached.
             PromotionInProgress: another change is in progress.
-            StorageFailed: a file could not be written. On every error the champion does not change.
+            StorageFailed: database or repository refused. On every error the champion does not change.
 
         """
-        self._check_champion(change)
+        await asyncio.to_thread(self._check_champion, change)
         if not change.is_rollback:
             await ensure_rehearsed(self._registry, self._rehearse, change.version, change.by)
         on_rehearsed()
-        with self._alone():
-            self._check_champion(change)
-            return await self._swap(change)
+        async with self._alone() as lost:
+            await asyncio.to_thread(self._check_champion, change)
+            return await self._swap(change, lost)
 
     async def roll_back(self, by: str, reason: str, expected: int = 0) -> ChangeResult:
         """Bring the former champion back; done twice, it goes back two champions.
@@ -129,31 +142,55 @@ class Champion:
             TrainerError: any error of `promote`; the champion does not change.
 
         """
-        alias = self._registry.alias.read()
+        alias = await asyncio.to_thread(self._registry.alias.read)
         if alias is None:
             raise NoChampion
-        if alias.previous == 0 or alias.previous not in self._registry.versions.numbers():
+        if not await asyncio.to_thread(self._registry.versions.is_there, alias.previous):
             raise NoFormerChampion
         change = Change(alias.previous, expected or alias.version, by, reason, pb.HISTORY_ACTION_ROLLED_BACK)
         return await self.promote(change)
 
     async def recover(self) -> None:
-        """Take back a change that did not finish because its trainer died.
+        """Complete a change whose trainer died after the alias had moved, or take it back if it had not.
 
         Replicas that are ahead of the alias go back to the champion. It does nothing while another change is in
-        progress.
+        progress. Raises StorageFailed.
         """
-        with contextlib.suppress(PromotionInProgress), self._alone():
-            alias, pending = self._registry.alias.read(), self._registry.alias.pending()
-            if alias is None:
-                return
-            replicas = await ask_statuses(await resolve(self._targets))
+        with contextlib.suppress(PromotionInProgress):
+            async with self._alone():
+                await _finish(self._recover())
+
+    async def watch(self) -> None:
+        """Recover from changes that their trainers did not end, until this task is cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_SECONDS)
+            try:
+                if await asyncio.to_thread(self._registry.alias.pending):
+                    await self.recover()
+            except Exception as error:  # if this loop ended, nothing would be recovered until the next start
+                _log.error("cannot look for changes that were not ended", exc_info=error)
+
+    async def _recover(self) -> None:
+        alias = await asyncio.to_thread(self._read_repaired)
+        pending = await asyncio.to_thread(self._registry.alias.pending)
+        if alias is not None:
+            addresses = await resolve(self._targets)
+            replicas = await ask_statuses(addresses)
             ahead = max([pending.generation if pending else 0, *(replica.generation for replica in replicas)])
             if ahead > alias.generation:
                 what = f"version {pending.version}" if pending else "another version"
                 _log.warning("found a promotion that was not finished", ahead=ahead, champion=alias.version)
-                await self._reassert(alias, ahead, "trainer", f"a promotion of {what} was not finished")
-            self._registry.alias.clear_pending()
+                return await self._reassert(alias, ahead, "trainer", f"a promotion of {what} was not finished")
+            # A change whose end was not known may have sent replicas back under the generation that the alias has now.
+            behind = [replica.target for replica in replicas if replica.is_behind(alias.version, alias.generation)]
+            await commit(behind, alias.version, alias.generation)
+        if pending is not None:
+            await asyncio.to_thread(self._registry.alias.take_back, pending.generation)
+        return None
+
+    def _read_repaired(self) -> pb.ChampionAlias | None:
+        self._registry.alias.repair()
+        return self._registry.alias.read()
 
     def _check_champion(self, change: Change) -> None:
         """Raise ChampionChanged when another champion serves than the change was decided against."""
@@ -161,66 +198,101 @@ class Champion:
         if serving != change.expected:
             raise ChampionChanged(change.expected, serving)
 
-    async def _swap(self, change: Change) -> ChangeResult:
-        generation, addresses = self._registry.alias.next_generation(), await resolve(self._targets)
-        prepared = await prepare(addresses, change.version, generation, hurry=change.is_rollback)
-        _raise_if_refused(prepared, prepared)
+    async def _swap(self, change: Change, lost: asyncio.Event) -> ChangeResult:
+        generation = await asyncio.to_thread(self._registry.alias.next_generation)
+        prepared = await prepare(await resolve(self._targets), change.version, generation, hurry=change.is_rollback)
+        raise_if_refused(prepared, prepared)
         ready = [result.target for result in prepared if result.done]
         if change.must_reach and change.expected and not ready:
             outcomes = [result.outcome for result in prepared]
             raise NoReplicaReached(", ".join(self._targets), outcomes)
-        self._registry.alias.set_pending(change.version, generation)
         self.committing = True
+        return await _finish(self._commit(change, generation, prepared, lost))
+
+    async def _commit(
+        self, change: Change, generation: int, prepared: Sequence[ReplicaResult], lost: asyncio.Event
+    ) -> ChangeResult:
+        move = await asyncio.to_thread(self._begin_move, change, generation)
+        ready = [result.target for result in prepared if result.done]
         committed = await commit(ready, change.version, generation)
         results = merge_results(prepared, committed)
         if any(result.refused for result in committed):
             await self._call_back(change, generation, committed, results)
-        alias = await self._move_alias(change, generation, ready)
-        self._registry.alias.clear_pending()
+        if lost.is_set():
+            await self._send_back(change, ready, generation)
+            raise PromotionInProgress
+        try:
+            alias = await asyncio.to_thread(self._registry.alias.finish_move, move)
+        except (StorageFailed, ChampionChanged):
+            await self._send_back(change, ready, generation)
+            raise
         return ChangeResult(alias, results)
+
+    def _begin_move(self, change: Change, generation: int) -> Move:
+        return self._registry.alias.begin_move(
+            change.version, generation, change.action, change.by, change.reason, expected=change.expected
+        )
 
     async def _call_back(
         self, change: Change, generation: int, committed: Sequence[ReplicaResult], results: Sequence[ReplicaResult]
     ) -> None:
         """Send every replica back to the champion after one refused to commit. Always raises ReplicaRejected."""
-        before = self._registry.alias.read()
-        if before is not None:
-            await self._reassert(before, generation, change.by, f"version {change.version} was refused by a replica")
-        self._registry.alias.clear_pending()
-        _raise_if_refused(committed, mark_sent_back(results, before.version if before else 0))
-
-    async def _move_alias(self, change: Change, generation: int, swapped: Sequence[str]) -> pb.ChampionAlias:
+        swapped = [result.target for result in committed if result.done]
         try:
-            return self._registry.alias.move(
-                change.version, generation, change.action, change.by, change.reason, expected=change.expected
-            )
-        except (StorageFailed, ChampionChanged):
-            # The alias did not move, so the replicas go back to the champion. They keep the generation that they have.
-            if change.expected:
-                await commit(swapped, change.expected, generation)
-            raise
+            before = await asyncio.to_thread(self._registry.alias.read)
+            if before is not None:
+                why = f"version {change.version} was refused by a replica"
+                await self._reassert(before, generation, change.by, why)
+            else:
+                await asyncio.to_thread(self._registry.alias.take_back, generation)
+        except (StorageFailed, ChampionChanged, PromotionInProgress):
+            await self._send_back(change, swapped, generation)
+        raise_if_refused(committed, mark_sent_back(results, change.expected))
+
+    async def _send_back(self, change: Change, swapped: Sequence[str], generation: int) -> None:
+        """Send replicas back to the champion when the alias did not move. They keep the generation that they have.
+
+        The move stays pending, so that `recover` confirms the champion as soon as the storage works again.
+        """
+        try:
+            serving = await asyncio.to_thread(self._registry.alias.version)
+        except StorageFailed:
+            serving = change.expected
+        if serving:
+            await commit(swapped, serving, generation)
 
     async def _reassert(self, alias: pb.ChampionAlias, above: int, by: str, reason: str) -> None:
         """Confirm the champion under a higher generation, so that replicas that are ahead go back to it."""
-        generation = max(above + 1, self._registry.alias.next_generation())
-        action = pb.HISTORY_ACTION_REASSERTED
-        self._registry.alias.move(alias.version, generation, action, by, reason, expected=alias.version)
+
+        def confirm() -> int:
+            generation = self._registry.alias.next_generation(above)
+            action = pb.HISTORY_ACTION_REASSERTED
+            self._registry.alias.move(alias.version, generation, action, by, reason, expected=alias.version)
+            return generation
+
+        generation = await asyncio.to_thread(confirm)
         await commit(await resolve(self._targets), alias.version, generation)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock for changes, within and between processes. Raises PromotionInProgress when it is taken."""
-        lock = try_lock(self._registry.folder / ".changing")
-        if lock is None:
-            raise PromotionInProgress
-        try:
-            yield
-        finally:
-            self.committing = False
-            lock.release()
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[asyncio.Event]:
+        """Hold the lease for changes; yields what is set when it is lost. Raises PromotionInProgress if it is held."""
+        lost = asyncio.Event()
+        async with self._leases.hold(CHAMPION, lost=lost) as lease:
+            if lease is None:
+                raise PromotionInProgress
+            try:
+                yield lost
+            finally:
+                self.committing = False
 
 
-def _raise_if_refused(asked: Sequence[ReplicaResult], replicas: Sequence[ReplicaResult]) -> None:
-    refused = next((result for result in asked if result.refused), None)
-    if refused is not None:
-        raise ReplicaRejected(refused.target, refused.problem, [result.outcome for result in replicas])
+async def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work to its end, even when the caller is cancelled meanwhile. Then it is cancelled afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody else asks for it, and the log would say so
+        raise

@@ -1,6 +1,7 @@
 """Starts, watches and ends experiments, one at a time.
 
-The replicas follow the experiment file in the registry. Their answers are read from the query log.
+The replicas follow the experiment file in the repository, which is made from the row of the experiment. Their answers
+come to the trainer with the other queries. All of this blocks, so it is done in threads.
 """
 
 import asyncio
@@ -10,15 +11,10 @@ from datetime import UTC, datetime
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.errors import (
-    ExperimentInProgress,
-    InvalidRequest,
-    NoChampion,
-    NoExperiment,
-)
+from services.trainer.errors import ExperimentInProgress, InvalidRequest, NoChampion, NoExperiment, StorageFailed
 from services.trainer.evaluation.gate import Decision
 from services.trainer.evaluation.reports import promotion_decision
-from services.trainer.feedback.query_history import QueryHistory
+from services.trainer.feedback.query_store import QueryStore
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
@@ -27,6 +23,8 @@ from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 
 WATCH_EVERY_SECONDS = 5.0
 BY_ITSELF = "trainer"
+# The verdict is about so many of the newest queries.
+MOST_OBSERVED = 20_000
 
 _DEFAULT_SHARES = {pb.EXPERIMENT_KIND_SHADOW: 1.0, pb.EXPERIMENT_KIND_CANARY: 0.1}
 
@@ -34,20 +32,20 @@ _log = structlog.get_logger()
 
 
 class Experiments:
-    """Starts, watches and ends experiments. Use it on the event loop; it reads logs in threads."""
+    """Starts, watches and ends experiments. Use it on the event loop."""
 
     def __init__(
         self,
         registry: ModelRegistry,
         champion: Champion,
         rehearse: Rehearse,
-        history: QueryHistory,
+        queries: QueryStore,
         feedback: FeedbackStore,
     ) -> None:
         self._registry = registry
         self._champion = champion
         self._rehearse = rehearse
-        self._history = history
+        self._queries = queries
         self._feedback = feedback
         self._ending = asyncio.Lock()
 
@@ -66,22 +64,22 @@ class Experiments:
             ModelVersionNotFound: the registry has no such version.
             VersionRefused: the gate or the rehearsal refused the version.
             ExperimentInProgress: another experiment is running.
-            StorageFailed: a file could not be written; the experiment has not started.
+            StorageFailed: the experiment has not started.
 
         """
-        self._check(kind, version, share)
+        await asyncio.to_thread(self._check, kind, version, share)
         await ensure_rehearsed(self._registry, self._rehearse, version, by)
         experiment = pb.Experiment(
             experiment_id=uuid.uuid4().hex[:12],
             kind=kind,
             challenger_version=version,
-            champion_version=self._check(kind, version, share),
+            champion_version=await asyncio.to_thread(self._check, kind, version, share),
             share=share or _DEFAULT_SHARES[kind],
             running=True,
             by=by,
         )
         experiment.started_at.FromDatetime(datetime.now(UTC))
-        self._registry.experiment.begin(experiment)
+        await asyncio.to_thread(self._registry.experiment.begin, experiment)
         return experiment
 
     def _check(self, kind: "pb.ExperimentKind.ValueType", version: int, share: float) -> int:
@@ -102,7 +100,7 @@ class Experiments:
 
     async def now(self) -> pb.Experiment | None:
         """Return the running or last experiment with its results so far; None when there was never one."""
-        experiment = self._registry.experiment.read()
+        experiment = await asyncio.to_thread(self._registry.experiment.read)
         if experiment is not None and experiment.running:
             experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
         return experiment
@@ -112,18 +110,18 @@ class Experiments:
 
         Raises:
             NoExperiment: no experiment is running.
-            StorageFailed: a file could not be written; the experiment is still running.
+            StorageFailed: the experiment is still running.
             TrainerError: any error of `Champion.promote`; the experiment has ended and the champion did not change.
 
         """
         async with self._ending:
-            experiment = self._registry.experiment.running()
+            experiment = await asyncio.to_thread(self._registry.experiment.running)
             if experiment is None:
                 raise NoExperiment
             experiment.result.CopyFrom(await asyncio.to_thread(self._result, experiment))
             experiment.running, experiment.reason = False, reason
             experiment.ended_at.FromDatetime(datetime.now(UTC))
-            self._registry.experiment.end(experiment)
+            await asyncio.to_thread(self._end, experiment)
         _log.info("experiment ended", experiment=experiment.experiment_id, reason=reason)
         if not (promote and experiment.result.decision.promoted):
             return experiment, False
@@ -132,16 +130,29 @@ class Experiments:
         return experiment, True
 
     async def watch_once(self) -> None:
-        """End the experiment if its challenger fails too often or is too slow, or if the champion changed."""
-        experiment = self._registry.experiment.running()
-        if experiment is None:
-            return
-        if self._registry.alias.version() != experiment.champion_version:
-            reason = "the champion changed"
-        else:
-            reason = reason_to_stop(await asyncio.to_thread(self._observe, experiment))
+        """End the experiment if its challenger fails too often or is too slow, or if the champion changed.
+
+        It also publishes what a trainer stored and then could not publish.
+        """
+        await asyncio.to_thread(self._registry.experiment.publish)
+        reason = await asyncio.to_thread(self._find_reason_to_stop)
         if reason:
             await self.stop(BY_ITSELF, reason, promote=False)
+
+    def _find_reason_to_stop(self) -> str:
+        experiment = self._registry.experiment.running()
+        if experiment is None:
+            return ""
+        if self._registry.alias.version() != experiment.champion_version:
+            return "the champion changed"
+        return reason_to_stop(self._observe(experiment))
+
+    def _end(self, experiment: pb.Experiment) -> None:
+        self._registry.experiment.end(experiment)
+        try:
+            self._registry.experiment.publish()
+        except StorageFailed as error:
+            _log.error("the experiment has ended; the replicas are told when the storage works", problem=str(error))
 
     async def watch(self) -> None:
         """Call `watch_once` every WATCH_EVERY_SECONDS until this task is cancelled."""
@@ -155,12 +166,9 @@ class Experiments:
                 _log.error("cannot watch the experiment", exc_info=error)
 
     def _observe(self, experiment: pb.Experiment) -> Observed:
-        labels = {
-            record.query_id: tuple(record.labels)
-            for record in self._feedback.records()
-            if record.query_id and record.labels
-        }
-        return observe(pairs_of(self._history.recent(), experiment.experiment_id), labels)
+        labels = self._feedback.labels_in_experiment(experiment.experiment_id, MOST_OBSERVED)
+        answered = self._queries.of_experiment(experiment.experiment_id, MOST_OBSERVED)
+        return observe(pairs_of(answered, experiment.experiment_id), labels)
 
     def _result(self, experiment: pb.Experiment) -> pb.ExperimentResult:
         observed = self._observe(experiment)

@@ -13,7 +13,7 @@ from services.trainer.evaluation.comparison import Prediction
 from services.trainer.evaluation.gate import Decision, Rule, decide
 from services.trainer.evaluation.metrics import evaluate_predictions
 from services.trainer.evaluation.slices import slices_of
-from services.trainer.feedback.query_history import AnsweredQuery
+from services.trainer.feedback.answered_query import AnsweredQuery
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FEWEST_JUDGED = 30

@@ -71,17 +71,24 @@ async def ensure_rehearsed(registry: ModelRegistry, rehearse: Rehearse, version:
         StorageFailed: what was found could not be kept.
 
     """
-    versions = registry.versions
-    versions.check_promotable(version)
-    if versions.is_rehearsed(version) or registry.history.has_served(version):
+    if not await asyncio.to_thread(_needs_rehearsal, registry, version):
         return
-    rules = await rehearse(versions.manifest(version))
+    manifest = await asyncio.to_thread(registry.versions.manifest, version)
+    await asyncio.to_thread(_store_rehearsal, registry, version, await rehearse(manifest), by)
+
+
+def _needs_rehearsal(registry: ModelRegistry, version: int) -> bool:
+    registry.versions.check_promotable(version)
+    return not (registry.versions.is_rehearsed(version) or registry.history.has_served(version))
+
+
+def _store_rehearsal(registry: ModelRegistry, version: int, rules: Sequence[pb.RuleResult], by: str) -> None:
     rehearsal = pb.Rehearsal(rules=rules)
     rehearsal.at.FromDatetime(datetime.now(UTC))
-    versions.add_rehearsal(version, rehearsal)
+    registry.versions.add_rehearsal(version, rehearsal)
     if not all(rule.passed for rule in rules):
         registry.record_refusal(version, by)
-    versions.check_promotable(version)
+    registry.versions.check_promotable(version)
 
 
 async def rehearse(setup: RehearsalSetup, manifest: pb.Manifest) -> list[pb.RuleResult]:
@@ -141,6 +148,8 @@ async def _process(setup: RehearsalSetup) -> AsyncIterator[tuple[asyncio.subproc
         "MOODFOOD_HOST": "127.0.0.1",
         "MOODFOOD_INFERENCE_PORT": str(port),
         "MOODFOOD_LOGS_DIR": str(scratch),
+        # No real person asks these queries, so the trainer must not collect them.
+        "MOODFOOD_SPOOL_MAX_BYTES": "0",
         SUPERVISOR_VARIABLE: str(os.getpid()),
     }
     process = await asyncio.create_subprocess_exec(

@@ -13,6 +13,8 @@ import grpc
 from moodfood.inference.v1 import inference_pb2, inference_pb2_grpc
 from moodfood.trainer.v1.trainer_pb2 import ReplicaOutcome
 
+from services.trainer.errors import ReplicaRejected
+
 # Loading takes tens of milliseconds. A replica that hangs delays a promotion by this time, once.
 PREPARE_DEADLINE_SECONDS = 10.0
 COMMIT_DEADLINE_SECONDS = 1.5
@@ -69,6 +71,10 @@ class Replica:
     target: str
     version: int
     generation: int
+
+    def is_behind(self, version: int, generation: int) -> bool:
+        """Say whether it serves another version than the one that it has to serve under its generation."""
+        return self.generation == generation and self.version != version
 
 
 async def resolve(targets: Sequence[str]) -> list[str]:
@@ -161,3 +167,10 @@ def mark_sent_back(results: Sequence[ReplicaResult], version: int) -> tuple[Repl
         else result
         for result in results
     )
+
+
+def raise_if_refused(asked: Sequence[ReplicaResult], replicas: Sequence[ReplicaResult]) -> None:
+    """Raise ReplicaRejected for the first that refused of those that were asked; it tells what all replicas did."""
+    refused = next((result for result in asked if result.refused), None)
+    if refused is not None:
+        raise ReplicaRejected(refused.target, refused.problem, [result.outcome for result in replicas])

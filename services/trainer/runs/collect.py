@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moodfood.events.v1.events_pb2 import SuspectRecord
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.trainer.database.database import Database
 from services.trainer.dataset.cleaning import clean
-from services.trainer.dataset.examples import FEEDBACK, FROM_PEOPLE, Example
+from services.trainer.dataset.examples import FROM_PEOPLE, Example
 from services.trainer.dataset.files import read_examples
 from services.trainer.dataset.snapshot import DatasetSnapshot, read_snapshot, split, write_snapshot
 from services.trainer.dataset.taxonomy import load_taxonomy_labels
 from services.trainer.errors import ModelVersionNotFound
-from services.trainer.feedback.review import CONTRADICTORY, SUSPECTED_NOISE, write_suspects
-from services.trainer.feedback.store import FeedbackStore
+from services.trainer.feedback.review import Reason, ReviewItem
+from services.trainer.feedback.review_queue import replace_suspects
+from services.trainer.feedback.run_feedback import RunFeedback
 from services.trainer.fitting.label_noise import Suspicion, find_label_noise, select_to_leave_out
 from services.trainer.graphs.embeddings import EmbeddingStore
 from services.trainer.runs.plan import Plan
@@ -30,11 +31,9 @@ EMBEDDING_SHARE = 0.8
 @dataclass(frozen=True)
 class _Collected:
     seeds: Sequence[Example]
-    feedback: Sequence[Example]
     held_out: Sequence[Example]
     golden: Sequence[Example]
     labels: tuple[str, ...] | None
-    feedback_records: int
     malformed: int
     at: datetime
 
@@ -58,11 +57,14 @@ def repeat(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
     return snapshot, _summarise(snapshot, {}, from_people, datetime.now(UTC))
 
 
-def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
+def collect(
+    plan: Plan, feedback: RunFeedback | None, embeddings: EmbeddingStore | None, report: Report
+) -> tuple[DatasetSnapshot, pb.Snapshot]:
     """Collect the examples that exist now, clean them, and write and return the snapshot and its summary.
 
     Args:
         plan: the files of the run.
+        feedback: what people said; it is read newest first and up to a bound. None without feedback.
         embeddings: embeds the examples; None without an encoder.
         report: called at each stage and during it, with the share that is done.
 
@@ -72,13 +74,19 @@ def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tu
 
     """
     collected = _read_files(plan)
+    # Look first: feedback that arrives while the rest is read then counts as new for the next run.
+    watermark = feedback.watermark() if feedback else 0
     report(RunStage.CLEAN, 0.0)
-    cleaned = clean(collected.seeds, collected.feedback, (*collected.held_out, *collected.golden), collected.labels)
+    cleaned = clean(
+        collected.seeds,
+        feedback.newest_first() if feedback else (),
+        (*collected.held_out, *collected.golden),
+        collected.labels,
+    )
     if embeddings is not None:
         _embed(embeddings, [example.text for example in cleaned.examples], report)
     suspected = find_label_noise(cleaned.examples, embeddings)
-    if plan.suspects_file:
-        write_suspects(Path(plan.suspects_file), _list_suspects(suspected, cleaned.contradictory))
+    replace_suspects(plan.database, _list_suspects(suspected, cleaned.contradictory))
     noise = select_to_leave_out(suspected, cleaned.examples)
     report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
@@ -92,25 +100,26 @@ def collect(plan: Plan, embeddings: EmbeddingStore | None, report: Report) -> tu
     for reason, count in (("malformed_line", collected.malformed), ("suspected_label_noise", len(noise))):
         if count:
             dropped[reason] = count
-    return snapshot, _summarise(snapshot, dropped, collected.feedback_records, collected.at)
+    return snapshot, _summarise(snapshot, dropped, watermark, collected.at)
 
 
-def _list_suspects(suspected: Sequence[Suspicion], contradictory: Sequence[Example]) -> list[SuspectRecord]:
-    """Return the examples with doubtful labels, as records for the review queue."""
+def _list_suspects(suspected: Sequence[Suspicion], contradictory: Sequence[Example]) -> list[ReviewItem]:
+    """Return the examples with doubtful labels, as items for the review queue."""
     noise = [
-        SuspectRecord(
-            text=suspicion.example.text,
-            labels=suspicion.example.labels,
-            reason=SUSPECTED_NOISE,
-            believed=suspicion.believed,
-            confidence=suspicion.confidence,
+        ReviewItem(
+            suspicion.example.text,
+            Reason.SUSPECTED_NOISE,
+            suspicion.confidence,
+            suspicion.believed,
+            suspicion.confidence,
+            suspicion.example.labels,
         )
         for suspicion in suspected
     ]
-    contradictions = [
-        SuspectRecord(text=example.text, labels=example.labels, reason=CONTRADICTORY) for example in contradictory
+    return [
+        *noise,
+        *(ReviewItem(example.text, Reason.DISAGREEING, 1.0, labels=example.labels) for example in contradictory),
     ]
-    return [*noise, *contradictions]
 
 
 def _embed(embeddings: EmbeddingStore, texts: Sequence[str], report: Report) -> None:
@@ -124,23 +133,22 @@ def _read_files(plan: Plan) -> _Collected:
     seeds, malformed = read_examples(plan.seed_files)
     held_out, _ = read_examples(_list_present(plan.held_out_file))
     golden, _ = read_examples(_list_present(plan.golden_file))
-    store = FeedbackStore(Path(plan.feedback_file)) if plan.feedback_file else None
-    # Count first: feedback that arrives while the files are read then counts as new for the next run.
-    feedback_records, records = (store.count(), store.records()) if store else (0, [])
     taxonomy = load_taxonomy_labels(Path(plan.taxonomy_file)) if plan.taxonomy_file else None
     return _Collected(
         seeds=[*(taxonomy.descriptor_examples if taxonomy else ()), *seeds],
-        feedback=[
-            Example(record.text, tuple(record.labels), record.source if record.source in FROM_PEOPLE else FEEDBACK)
-            for record in records
-        ],
         held_out=held_out,
         golden=golden,
         labels=taxonomy.names if taxonomy else None,
-        feedback_records=feedback_records,
         malformed=len(malformed),
         at=datetime.now(UTC),
     )
+
+
+def _read_feedback(database_url: str) -> tuple[int, list[Example]]:
+    with contextlib.closing(Database(database_url)) as database:
+        feedback = RunFeedback(database)
+        # Look first: feedback that arrives while the rest is read then counts as new for the next run.
+        return feedback.watermark(), list(feedback.newest_first())
 
 
 def _list_present(name: str) -> list[str]:

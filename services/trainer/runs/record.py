@@ -31,6 +31,10 @@ class TrainerStopped(Exception):
     """The trainer stopped before the run ended."""
 
 
+class RunTakenOver(Exception):
+    """Another trainer took the run over, because this one did not renew its lease in time."""
+
+
 class WorkerDied(Exception):
     """The training process ended without a report of its result."""
 
@@ -50,6 +54,7 @@ class _Ending:
 _ENDINGS = (
     _Ending(RunCancelled, pb.RUN_STATE_CANCELLED, lambda run, _: [f"cancelled in stage {name_stage(run)}"]),
     _Ending(TrainerStopped, pb.RUN_STATE_FAILED, lambda run, _: [f"the trainer stopped in stage {name_stage(run)}"]),
+    _Ending(RunTakenOver, pb.RUN_STATE_FAILED, lambda _, __: ["another trainer took the run over"]),
     _Ending(WorkerDied, pb.RUN_STATE_FAILED, lambda run, _: [f"the training process died in stage {name_stage(run)}"]),
     _Ending(WorkerFailed, pb.RUN_STATE_FAILED, lambda _, error: [str(error)]),
     _Ending(VersionRefused, pb.RUN_STATE_REJECTED, lambda run, _: list_failed_rules(run)),
@@ -78,6 +83,13 @@ def begin_run(
     return run
 
 
+def copy_run(run: pb.TrainingRun) -> pb.TrainingRun:
+    """Return a copy of the record of a run, as it is now."""
+    copy = pb.TrainingRun()
+    copy.CopyFrom(run)
+    return copy
+
+
 def skip_run(run: pb.TrainingRun, reason: str) -> None:
     """Record that a run was skipped, and why."""
     run.state, run.percent = pb.RUN_STATE_SKIPPED, 100
@@ -85,18 +97,23 @@ def skip_run(run: pb.TrainingRun, reason: str) -> None:
     run.finished_at.CopyFrom(run.started_at)
 
 
-def read_results(run: pb.TrainingRun, registry: ModelRegistry) -> None:
-    """Copy snapshot, evaluation and decision of a run's version from the registry. Raises ModelVersionNotFound."""
-    manifest = registry.versions.manifest(run.version)
-    run.snapshot.CopyFrom(manifest.snapshot)
-    run.evaluation.CopyFrom(registry.versions.evaluation(run.version))
-    run.decision.CopyFrom(registry.versions.decision(run.version))
-    run.champion_version = run.decision.champion_version
+def read_results(version: int, registry: ModelRegistry) -> pb.TrainingRun:
+    """Return what the registry knows of a run's version: snapshot, evaluation and decision.
+
+    Raises ModelVersionNotFound.
+    """
+    snapshot, decision = registry.versions.manifest(version).snapshot, registry.versions.decision(version)
     seen = 0
-    if run.champion_version:
+    if decision.champion_version:
         with contextlib.suppress(ModelVersionNotFound):
-            seen = registry.versions.manifest(run.champion_version).snapshot.feedback_records
-    run.new_samples = max(0, manifest.snapshot.feedback_records - seen)
+            seen = registry.versions.manifest(decision.champion_version).snapshot.feedback_records
+    return pb.TrainingRun(
+        snapshot=snapshot,
+        evaluation=registry.versions.evaluation(version),
+        decision=decision,
+        champion_version=decision.champion_version,
+        new_samples=max(0, snapshot.feedback_records - seen),
+    )
 
 
 def end_run(run: pb.TrainingRun, cause: BaseException | None) -> None:

@@ -13,12 +13,15 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.language.names import MANIFEST_FILE
 from services.language.text import normalise
-from services.trainer.dataset.examples import Example
+from services.trainer.dataset.examples import FROM_PEOPLE, Example
 from services.trainer.dataset.snapshot import DatasetSnapshot
+from services.trainer.dataset.snapshot_retention import delete_snapshots_with
+from services.trainer.dataset.vectors import forget_vectors
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation.gate import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.evaluation.metrics import Evaluation, measure_accuracy
 from services.trainer.evaluation.reports import evaluation_report, promotion_decision
+from services.trainer.feedback.run_feedback import RunFeedback
 from services.trainer.fitting.fit import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
 from services.trainer.graphs.cascade import Cascade, lower_thresholds
 from services.trainer.graphs.embeddings import EmbeddingStore, open_embeddings
@@ -64,14 +67,17 @@ def retrain(plan: Plan, report: Report) -> int:
     Raises:
         BrokenData: a file of the plan cannot be read.
         SnapshotNotFound: the plan names a snapshot that does not exist.
-        StageFailed: there is too little data, or the ONNX graphs give other answers than scikit-learn.
+        StageFailed: there is too little data, the ONNX graphs give other answers than scikit-learn, or something that
+            the run learned from was erased while it went on.
         StorageFailed: a file could not be written.
 
     """
     registry = plan.registry
     report(RunStage.COLLECT, 0.0)
+    feedback = RunFeedback(plan.database) if plan.with_feedback else None
     embeddings = open_embeddings(plan.encoder_dir, registry.embeddings_folder)
-    snapshot, summary = repeat(plan, report) if plan.snapshot_id else collect(plan, embeddings, report)
+    snapshot, summary = repeat(plan, report) if plan.snapshot_id else collect(plan, feedback, embeddings, report)
+    _refuse_forgotten(snapshot, feedback, registry)
     evaluation_model, serving_model, choices = _train(snapshot, embeddings, report)
     report(RunStage.EVALUATE, 0.0)
     challenger = _evaluate_challenger(evaluation_model, serving_model, choices, snapshot)
@@ -81,8 +87,24 @@ def retrain(plan: Plan, report: Report) -> int:
     report(RunStage.REGISTER, 0.0)
     if embeddings is not None:
         embeddings.save()
+    # The last look comes after the last write of what people said: what is erased later is on disk, where the erasure
+    # finds it.
+    _refuse_forgotten(snapshot, feedback, registry)
     manifest = pb.Manifest(model=registry.model, snapshot=summary, training_run=plan.run_id)
     return registry.versions.register(lambda number: _build_files(number, manifest, challenger, embeddings, decision))
+
+
+def _refuse_forgotten(snapshot: DatasetSnapshot, feedback: RunFeedback | None, registry: ModelRegistry) -> None:
+    """Raise StageFailed if words of the snapshot were erased since the run began; delete what the run wrote of them."""
+    said = {example.text for example in snapshot.fitted_examples if example.source in FROM_PEOPLE}
+    forgotten = feedback.forgotten(said) if feedback is not None else set()
+    if forgotten:
+        delete_snapshots_with(registry.snapshots_folder, forgotten)
+        forget_vectors(registry.embeddings_folder, forgotten)
+        raise StageFailed(
+            f"{len(forgotten)} of the texts that the run learned from were deleted while it was going on; "
+            "start it again, and it learns what is left"
+        )
 
 
 def _train(
@@ -196,12 +218,14 @@ def _evaluate_champion(
 
 def _build_files(
     version: int,
-    manifest: pb.Manifest,
+    common: pb.Manifest,
     challenger: _Challenger,
     embeddings: EmbeddingStore | None,
     decision: Decision,
 ) -> dict[str, bytes]:
     serving, encoder = challenger.serving_model, embeddings.encoder if embeddings is not None else None
+    manifest = pb.Manifest()
+    manifest.CopyFrom(common)
     manifest.version = version
     manifest.created_at.FromDatetime(datetime.now(UTC))
     describe(

@@ -4,65 +4,92 @@
       |                          |                                |           |
       +---- every early end goes through one table: runs/record.py -----------+
 
-Everything lives on the event loop. The state of a run is on disk before each stage begins. A lock keeps two trainers on
-the same folders from running two runs; each can watch, wait for and cancel the other's.
+A lease keeps two trainers on a database from running two runs; each can watch, wait for and cancel the other's. While
+a run goes on, `runs/keeper.py` stores its record and renews the lease. Runs live on the event loop, and nothing here
+waits for the database on it.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
-from filelock import FileLock
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
+from services.trainer.database.leases import RUN, Lease, Leases
 from services.trainer.dataset.snapshot import read_snapshot
-from services.trainer.errors import RetrainInProgress, StorageFailed, TrainerError, VersionRefused
+from services.trainer.errors import RetrainInProgress, StorageFailed, TrainerError
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
-from services.trainer.runs.events import EventLog, name_trigger
+from services.trainer.rollout.champion import Champion
+from services.trainer.runs.events import EventLog
+from services.trainer.runs.keeper import RunKeeper
 from services.trainer.runs.plan import Plan
-from services.trainer.runs.process import run_worker
+from services.trainer.runs.process import Train, run_worker
 from services.trainer.runs.record import (
     RunCancelled,
+    RunTakenOver,
     TrainerStopped,
-    WorkerDied,
     WorkerFailed,
     begin_run,
+    copy_run,
     end_run,
     operation_name,
-    read_results,
     skip_run,
 )
-from services.trainer.runs.stages import RunStage, name_stage
+from services.trainer.runs.recovery import Recovery
+from services.trainer.runs.stages import name_stage
 from services.trainer.runs.store import RunStore
+from services.trainer.runs.work import RunWork
 
-PROMOTER = "training run"
-# How often to look at what another trainer on the same folders has written.
+# How often to look at what another trainer has stored.
 LOOK_EVERY_SECONDS = 0.5
+# How often to ask for the lease while its holder has no run: it begins one, has just ended one, or mends the registry.
+ATTEMPTS, RETRY_SECONDS = 20, 0.1
 # How long `cancel` waits for another trainer to end its run.
 OTHER_TRAINER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
+_EXPECTED = (TrainerError, WorkerFailed, RunCancelled, RunTakenOver, TrainerStopped)
 
 _log = structlog.get_logger()
 
 
+@dataclass
+class _OwnRun:
+    """The run that this trainer carries out. `task` ends when the run has ended and its lease is given back."""
+
+    run: pb.TrainingRun
+    keeper: RunKeeper
+    work: asyncio.Task[None]
+    task: asyncio.Task[None] | None = None
+    stop_because: type[Exception] | None = None
+
+
 class Runner:
-    """Carries out training runs, one at a time."""
+    """Carries out training runs, one at a time among all trainers on a database."""
 
     def __init__(
-        self, store: RunStore, registry: ModelRegistry, champion: Champion, events: EventLog, plan: Plan
+        self,
+        store: RunStore,
+        leases: Leases,
+        registry: ModelRegistry,
+        champion: Champion,
+        events: EventLog,
+        plan: Plan,
+        train: Train = run_worker,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._registry = registry
         self._champion = champion
         self._events = events
         self._plan = plan
-        self._own_run = ""
-        self._task: asyncio.Task[None] | None = None
-        self._work: asyncio.Task[None] | None = None
-        self._stop_because: type[Exception] | None = None
+        self._train = train
+        self._recovery = Recovery(store, leases, registry, champion, events)
+        self._own: _OwnRun | None = None
+        self._starting = asyncio.Lock()
+        self._closed = False
         self._changed = asyncio.Event()
 
     async def start(
@@ -73,7 +100,7 @@ class Runner:
         request_id: str = "",
         snapshot_id: str = "",
     ) -> pb.TrainingRun:
-        """Start a run and return its record.
+        """Start a run and return its record; a request that was made before gets the run that it started then.
 
         Args:
             trigger: who or what asks.
@@ -83,209 +110,185 @@ class Runner:
 
         Raises:
             SnapshotNotFound: there is no such snapshot.
-            RetrainInProgress: a run is going on, here or in another trainer on the same folders.
-            StorageFailed: the run could not be recorded.
+            RetrainInProgress: a run is going on, here or in another trainer.
+            StorageFailed: the run could not be recorded, so nothing was started.
 
         """
         if snapshot_id:
             await asyncio.to_thread(read_snapshot, snapshot_id, self._registry.snapshots_folder)
-        lock = self._store.try_lock()
-        if lock is None:
-            running = self._store.running()
-            raise RetrainInProgress(operation_name(running.run_id if running else "unknown"))
-        run = begin_run(self._store.new_id(), trigger, validate_only=validate_only, request_id=request_id)
-        try:
-            self._save(run)
-        except TrainerError:
-            lock.release()
-            raise
-        self._own_run, self._stop_because = run.run_id, None
-        self._events.run_changed(run)
-        plan = replace(self._plan, run_id=run.run_id, snapshot_id=snapshot_id)
-        self._work = asyncio.create_task(self._carry_out(run, plan))
-        self._task = asyncio.create_task(self._finish(run, self._work, lock))
-        return self._store.get(run.run_id)
+        run = begin_run("", trigger, validate_only=validate_only, request_id=request_id)
+        # Shielded: a caller that goes away must not leave a run that is recorded and that nobody carries out.
+        return await asyncio.shield(asyncio.create_task(self._begin(run, snapshot_id)))
 
-    def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
+    async def skip(self, trigger: "pb.Trigger.ValueType", reason: str, request_id: str = "") -> pb.TrainingRun:
         """Record a run that did not start because retraining was not due. Raises StorageFailed."""
-        run = begin_run(self._store.new_id(), trigger, request_id=request_id)
+        run = begin_run(await asyncio.to_thread(self._store.new_id), trigger, request_id=request_id)
         skip_run(run, reason)
-        self._save(run)
-        self._events.note(run, f"skipped: {reason}")
-        return run
+        stored = await asyncio.to_thread(self._store.add, run)
+        if stored is run:
+            self._events.note(run, f"skipped: {reason}")
+        return stored
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a run, unless its replicas are already swapping or it has ended.
 
-        Raises TrainingRunNotFound, and StorageFailed when the request to another trainer could not be written.
+        Raises TrainingRunNotFound, and StorageFailed when another trainer could not be asked.
         """
-        if self._store.get(run_id).state != pb.RUN_STATE_RUNNING:
-            return
-        if run_id != self._own_run:
-            self._store.request_cancel(run_id)
+        own = self._own
+        if own is not None and own.run.run_id == run_id:
+            if self._stop(own, RunCancelled) and own.task is not None:
+                await asyncio.shield(own.task)
+        elif (await asyncio.to_thread(self._store.get, run_id)).state == pb.RUN_STATE_RUNNING:
+            await asyncio.to_thread(self._store.request_cancel, run_id)
             await self.wait(run_id, OTHER_TRAINER_SECONDS)
-        elif self._stop(RunCancelled) and self._task is not None:
-            await asyncio.shield(self._task)
 
     async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
-        """Yield a run, also another trainer's, now and after each change until it ends. Raises TrainingRunNotFound."""
+        """Yield a run, also another trainer's, now and after each change until it ends.
+
+        Raises TrainingRunNotFound, and StorageFailed when the run of another trainer cannot be read.
+        """
         shown: pb.TrainingRun | None = None
         while True:
-            changed, run = self._changed, self._store.get(run_id)
+            changed, run = self._changed, await self._read(run_id)
             if run != shown:
-                shown = pb.TrainingRun()
-                shown.CopyFrom(run)
-                yield shown
-            if shown.state != pb.RUN_STATE_RUNNING:
+                shown = run
+                yield run
+            if run.state != pb.RUN_STATE_RUNNING:
                 return
-            if run_id != self._own_run:
-                # If the trainer of this run has died, end the run here.
-                with contextlib.suppress(StorageFailed):
-                    await self.recover()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), LOOK_EVERY_SECONDS)
 
     async def wait(self, run_id: str, seconds: float | None) -> pb.TrainingRun:
-        """Return a run when it has ended or after so many seconds, if any. Raises TrainingRunNotFound."""
+        """Return a run when it has ended or after so many seconds, if any. Raises what `watch` raises."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 async for _ in self.watch(run_id):
                     pass
-        return self._store.get(run_id)
+        return await self._read(run_id)
 
     async def recover(self) -> None:
         """End runs whose trainer died, and repair the registry, unless a run is in progress. Raises StorageFailed."""
-        lock = self._store.try_lock()
-        if lock is None:
-            return
-        try:
-            self._registry.repair()
-            for run in self._store.newest_first():
-                if run.state == pb.RUN_STATE_RUNNING:
-                    self._end_abandoned_run(run)
-            await self._champion.recover()
-        finally:
-            lock.release()
+        await self._recovery.recover()
+
+    async def follow(self) -> None:
+        """End the runs of trainers that died, until this task is cancelled."""
+        await self._recovery.follow()
 
     async def close(self) -> None:
         """End the run in progress, because the trainer stops. It waits at most CLOSE_SECONDS."""
-        self._stop(TrainerStopped)
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
+        self._closed = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                # Wait for a start that has begun: its run must be ended as well.
+                async with self._starting:
+                    own = self._own
+                if own is not None and own.task is not None:
+                    self._stop(own, TrainerStopped)
+                    await asyncio.wait([own.task])
 
-    async def _finish(self, run: pb.TrainingRun, work: asyncio.Task[None], lock: FileLock) -> None:
-        """Wait for a run's work, and write how it ended whatever ended it."""
-        listening = asyncio.create_task(self._listen_for_cancel(run.run_id))
-        await asyncio.wait([work])
-        listening.cancel()
-        cause = work.exception() if not work.cancelled() else (self._stop_because or TrainerStopped)()
-        if cause is not None and not isinstance(cause, TrainerError | RunCancelled | TrainerStopped | WorkerFailed):
-            _log.error("a training run failed unexpectedly", run=run.run_id, exc_info=cause)
-        end_run(run, cause)
-        self._own_run = ""
-        self._record_end(run)
-        lock.release()
-        self._tell_watchers()
-        self._prune()
+    async def _read(self, run_id: str) -> pb.TrainingRun:
+        """Return a copy of a run. Of the own run that is the newest state, also while the database is away."""
+        if self._own is not None and self._own.run.run_id == run_id:
+            return copy_run(self._own.run)
+        return await asyncio.to_thread(self._store.get, run_id)
 
-    async def _carry_out(self, run: pb.TrainingRun, plan: Plan) -> None:
-        """Train and promote the registered version. Raises the exception that ends the run early."""
-        await self._train(run, plan)
-        read_results(run, self._registry)
-        if not run.decision.promoted:
-            self._registry.record_refusal(run.version, PROMOTER)
-        self._registry.versions.check_promotable(run.version)
-        if not run.validate_only:
-            await self._promote(run)
+    async def _begin(self, run: pb.TrainingRun, snapshot_id: str) -> pb.TrainingRun:
+        """Take the lease, record a run and begin its work. All starts on this trainer happen one after another."""
+        async with self._starting:
+            if self._closed:
+                raise StorageFailed("the trainer is stopping, so no run was started; try again in a few seconds")
+            lease, running = await self._take_lease(run.request_id)
+            if lease is None:
+                return running
+            try:
+                run.run_id = await asyncio.to_thread(self._store.new_id)
+                run.updated_at.GetCurrentTime()
+                stored = await asyncio.to_thread(self._store.add, run)
+            except BaseException:
+                await asyncio.to_thread(self._leases.give_back, lease)
+                raise
+            if stored is not run:
+                await asyncio.to_thread(self._leases.give_back, lease)
+                return stored
+            return self._carry_out(run, lease, replace(self._plan, run_id=run.run_id, snapshot_id=snapshot_id))
 
-    async def _train(self, run: pb.TrainingRun, plan: Plan) -> None:
-        async with contextlib.aclosing(run_worker(plan)) as reports:
-            async for report in reports:
-                if report.state == pb.RUN_STATE_FAILED:
-                    raise WorkerFailed("; ".join(report.reasons))
-                if report.version:
-                    run.version = report.version
-                elif report.stage != run.stage:
-                    self._enter(run, report.stage, report.percent)
-                else:
-                    self._report_progress(run, report.percent)
-        if not run.version:
-            raise WorkerDied
+    async def _take_lease(self, request_id: str) -> tuple[Lease | None, pb.TrainingRun]:
+        """Return the lease, or the run that this request has started before. Raises RetrainInProgress."""
+        await self._recovery.recover_if_abandoned()
+        nothing = pb.TrainingRun()
+        for _ in range(ATTEMPTS):
+            lease = await asyncio.to_thread(self._leases.take, RUN)
+            if lease is not None:
+                return lease, nothing
+            running = await asyncio.to_thread(self._store.running)
+            if running is not None and request_id and running.request_id == request_id:
+                return None, running
+            if running is not None:
+                raise RetrainInProgress(operation_name(running.run_id))
+            await asyncio.sleep(RETRY_SECONDS)
+        raise RetrainInProgress(operation_name("unknown"))
 
-    async def _promote(self, run: pb.TrainingRun) -> None:
-        self._enter(run, RunStage.REHEARSE.message, RunStage.REHEARSE.begins_at)
-        reason = f"passed the gate in run {run.run_id} ({name_trigger(run.trigger)})"
-        change = Change(run.version, run.champion_version, PROMOTER, reason, must_reach=True)
+    def _carry_out(self, run: pb.TrainingRun, lease: Lease, plan: Plan) -> pb.TrainingRun:
+        """Begin the work of a recorded run, and return a copy of its record."""
+        begun = copy_run(run)
+        self._events.run_changed(run)
+        keeper = RunKeeper(self._store, self._leases, lease, run)
 
-        def enter_promotion() -> None:
-            run.decision.CopyFrom(self._registry.versions.decision(run.version))
-            self._enter(run, RunStage.PROMOTE.message, RunStage.PROMOTE.begins_at)
-
-        try:
-            changed = await self._champion.promote(change, enter_promotion)
-        except VersionRefused:
-            run.decision.CopyFrom(self._registry.versions.decision(run.version))
-            raise
-        run.replicas.extend(replica.outcome for replica in changed.replicas)
-
-    def _enter(self, run: pb.TrainingRun, stage: "pb.RunStage.ValueType", percent: int) -> None:
-        run.stage, run.percent = stage, max(run.percent, percent)
-        self._save(run)
-        self._events.note(run, f"stage {name_stage(run)} ({run.percent}%)")
-        self._tell_watchers()
-
-    def _report_progress(self, run: pb.TrainingRun, percent: int) -> None:
-        """Tell watchers about progress within a stage. It is not written to disk, where only the stage counts."""
-        if percent > run.percent:
-            run.percent = percent
-            run.updated_at.GetCurrentTime()
-            self._store.keep(run)
+        def changed(has_new_stage: bool) -> None:  # noqa: FBT001 - a callback
+            if has_new_stage:
+                keeper.save_soon()
+                self._events.note(run, f"stage {name_stage(run)} ({run.percent}%)")
             self._tell_watchers()
 
-    def _stop(self, because: type[Exception]) -> bool:
-        """End the work of the run in progress. Returns False when it is too late, because replicas are swapping."""
+        work = RunWork(run, plan, self._registry, self._champion, self._train, changed)
+        own = self._own = _OwnRun(run, keeper, asyncio.create_task(work.carry_out()))
+        own.task = asyncio.create_task(self._finish(own))
+        return begun
+
+    async def _finish(self, own: _OwnRun) -> None:
+        """Wait for a run's work, and store how it ended whatever ended it."""
+        try:
+            keeping = asyncio.create_task(own.keeper.follow(partial(self._stop, own)))
+            await asyncio.wait([own.work])
+            own.keeper.end()
+            await asyncio.wait([keeping])
+            await self._end(own)
+        finally:
+            own.keeper.end()
+            # Before the lease is free, because the next run may begin at that moment.
+            self._own = None
+            self._tell_watchers()
+            await asyncio.to_thread(self._leases.give_back, own.keeper.lease)
+        await self._prune()
+
+    async def _end(self, own: _OwnRun) -> None:
+        cause = own.work.exception() if not own.work.cancelled() else (own.stop_because or TrainerStopped)()
+        if cause is not None and not isinstance(cause, _EXPECTED):
+            _log.error("a training run failed unexpectedly", run=own.run.run_id, exc_info=cause)
+        # Watchers see the run in progress until its end is stored.
+        ended = copy_run(own.run)
+        end_run(ended, cause)
+        if await own.keeper.save_end(ended):
+            self._events.run_changed(ended)
+            _log.info(
+                "training run ended", run=ended.run_id, state=pb.RunState.Name(ended.state), version=ended.version
+            )
+
+    def _stop(self, own: _OwnRun, because: type[Exception]) -> bool:
+        """End the work of a run. Returns False when it is too late, because replicas are swapping."""
         if self._champion.committing:
             return False
-        if self._work is not None and not self._work.done() and self._stop_because is None:
-            self._stop_because = because
-            self._work.cancel()
+        if not own.work.done() and own.stop_because is None:
+            own.stop_because = because
+            own.work.cancel()
         return True
 
-    async def _listen_for_cancel(self, run_id: str) -> None:
-        """End the run when another trainer has written a request to cancel it."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
-            if self._store.is_cancel_requested(run_id) and self._stop(RunCancelled):
-                return
-
-    def _end_abandoned_run(self, run: pb.TrainingRun) -> None:
-        """Write how a run ended whose trainer did not: with its promotion, if the alias names its version already."""
-        ended = pb.TrainingRun()
-        ended.CopyFrom(run)
-        promoted = run.stage == pb.RUN_STAGE_PROMOTE and self._registry.alias.version() == run.version
-        end_run(ended, None if promoted else TrainerStopped())
-        _log.warning("found a run that its trainer did not end", run=run.run_id, stage=name_stage(run))
-        self._record_end(ended)
-
-    def _record_end(self, run: pb.TrainingRun) -> None:
-        try:
-            self._save(run)
-        except StorageFailed as error:
-            _log.error("cannot write a run", run=run.run_id, problem=str(error))
-        self._store.clear_cancel(run.run_id)
-        self._events.run_changed(run)
-        _log.info("training run ended", run=run.run_id, state=pb.RunState.Name(run.state), version=run.version)
-
-    def _prune(self) -> None:
+    async def _prune(self) -> None:
         """Delete old versions. A failure is only logged, because it does not change the outcome of the run."""
         try:
-            self._registry.prune()
+            await asyncio.to_thread(self._registry.prune)
         except StorageFailed as error:
             _log.error("cannot delete old versions", problem=str(error))
-
-    def _save(self, run: pb.TrainingRun) -> None:
-        run.updated_at.GetCurrentTime()
-        self._store.save(run)
 
     def _tell_watchers(self) -> None:
         self._changed.set()

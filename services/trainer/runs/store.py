@@ -1,114 +1,166 @@
-"""Stores training runs as files data/runs/<run_id>.json, which are replaced atomically before each stage begins.
+"""Stores training runs as rows. The column `record` holds the TrainingRun; the others are those that are asked for.
 
-While a trainer has a run in progress, it holds the lock in this folder. A file <run_id>.cancel asks it to end the run.
+A run is written by the trainer that carries it out, while it is running. Once its end is stored, nothing changes it.
+So of two trainers that end a run, the first one counts. Every method blocks: call them off the event loop.
 """
 
 import contextlib
-import threading
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
+from google.protobuf import json_format
 from moodfood.trainer.v1 import trainer_pb2 as pb
+from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy.exc import IntegrityError
 
+from services.trainer.database.database import Database, next_positions
+from services.trainer.database.tables import RUN_COUNTERS, counters, runs
 from services.trainer.errors import TrainingRunNotFound
-from services.trainer.storage import read_message, replace_file, to_json, try_lock
+from services.trainer.storage import to_json
 
 ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 
+_COUNTED = {pb.RunState.Value(f"RUN_STATE_{name.removeprefix('runs_').upper()}"): name for name in RUN_COUNTERS}
+
 
 class RunStore:
-    """All training runs with this data folder, also those of other trainers. Run ids sort by time.
+    """The training runs of all trainers on a database. Run ids sort by time. Any thread may use it."""
 
-    Any thread may read them.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._runs: dict[str, pb.TrainingRun] = {}
-        self._seen: dict[str, int] = {}
-        self._reading = threading.Lock()
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Read the files that another trainer has changed since the last call."""
-        with self._reading:
-            for path in self._folder.glob("[!.]*.json") if self._folder.is_dir() else ():
-                self._read(path)
-
-    def _read(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
-            changed_at = path.stat().st_mtime_ns
-            if self._seen.get(path.name) != changed_at:
-                self._seen[path.name] = changed_at
-                run = read_message(path, pb.TrainingRun())
-                if run is not None:
-                    self._runs[run.run_id] = run
-
-    def _path(self, run_id: str) -> Path:
-        return self._folder / f"{run_id}.json"
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def new_id(self) -> str:
-        """Return an id that sorts after every other one, also when the clock was set back."""
+        """Return an id that sorts after every stored one, also when the clock was set back. Raises StorageFailed."""
         moment = f"{datetime.now(UTC):{ID_FORMAT}}"
-        newest = max((run_id[: len(moment)] for run_id in self._runs), default="")
+        with self._database.read() as connection:
+            newest = (connection.scalar(select(func.max(runs.c.run_id))) or "")[: len(moment)]
         if moment <= newest:
             with contextlib.suppress(ValueError):
                 after = datetime.strptime(newest, ID_FORMAT).replace(tzinfo=UTC) + timedelta(microseconds=1)
                 moment = f"{after:{ID_FORMAT}}"
         return f"{moment}-{uuid.uuid4().hex[:4]}"
 
-    def save(self, run: pb.TrainingRun) -> None:
-        """Store a copy of the run in memory and on disk. Raises StorageFailed; then it is in memory only."""
-        self.keep(run)
-        path = self._path(run.run_id)
-        replace_file(path, to_json(run).encode())
-        self._seen[path.name] = path.stat().st_mtime_ns
+    def add(self, run: pb.TrainingRun) -> pb.TrainingRun:
+        """Store a new run and return it; the run of the same request instead when there is one. Raises StorageFailed.
 
-    def keep(self, run: pb.TrainingRun) -> None:
-        """Store a copy of the run in memory only."""
-        copy = pb.TrainingRun()
-        copy.CopyFrom(run)
-        self._runs[run.run_id] = copy
+        A run id that is stored already is an IntegrityError.
+        """
+        try:
+            with self._database.write() as connection:
+                values = _columns(run) | {"run_id": run.run_id, "heartbeat_at": func.now_micros()}
+                connection.execute(runs.insert().values(values))
+                _count(connection, run)
+        except IntegrityError:
+            earlier = self.of_request(run.request_id)
+            if earlier is None:
+                raise
+            return earlier
+        return run
+
+    def save(self, run: pb.TrainingRun) -> bool:
+        """Store what changed of a run in progress, or its end. Returns False when its end is stored already.
+
+        It also says that the trainer of the run is alive. Raises StorageFailed; then nothing was stored.
+        """
+        running = (runs.c.run_id == run.run_id) & (runs.c.state == pb.RUN_STATE_RUNNING)
+        with self._database.write() as connection:
+            values = _columns(run) | {"heartbeat_at": func.now_micros()}
+            stored = connection.execute(update(runs).where(running).values(values)).rowcount == 1
+            if stored:
+                _count(connection, run)
+        return stored
 
     def get(self, run_id: str) -> pb.TrainingRun:
-        """Return a run as it is now, also when it belongs to another trainer. Raises TrainingRunNotFound."""
-        if run_id not in self._runs or self._runs[run_id].state == pb.RUN_STATE_RUNNING:
-            with self._reading:
-                if run_id.replace("-", "").isalnum():
-                    self._read(self._path(run_id))
-        try:
-            return self._runs[run_id]
-        except KeyError:
-            raise TrainingRunNotFound(run_id) from None
+        """Return a run as it is now. Raises TrainingRunNotFound and StorageFailed."""
+        # Not every text that a caller may send is one that a database takes.
+        is_id = run_id.replace("-", "").isalnum()
+        run = self._first(select(runs.c.record).where(runs.c.run_id == run_id)) if is_id else None
+        if run is None:
+            raise TrainingRunNotFound(run_id)
+        return run
 
     def running(self) -> pb.TrainingRun | None:
-        """Return the newest run in progress, in any trainer; None when there is none."""
-        return next((run for run in self.newest_first() if run.state == pb.RUN_STATE_RUNNING), None)
+        """Return the newest run in progress, in any trainer; None when there is none. Raises StorageFailed."""
+        return self._first(_newest_first().where(runs.c.state == pb.RUN_STATE_RUNNING))
 
     def of_request(self, request_id: str) -> pb.TrainingRun | None:
-        """Return the newest run with this request id; None when there is none."""
-        return next((run for run in self.newest_first() if request_id and run.request_id == request_id), None)
+        """Return the run with this request id; None when there is none. Raises StorageFailed."""
+        # The second condition is that of the index.
+        mine = (runs.c.request_id == request_id) & (runs.c.request_id != "")
+        return self._first(select(runs.c.record).where(mine)) if request_id else None
 
-    def try_lock(self) -> FileLock | None:
-        """Take the lock that a run needs; None while a run is in progress, here or elsewhere. Raises StorageFailed."""
-        return try_lock(self._folder / ".lock")
+    def last_promoted(self) -> pb.TrainingRun | None:
+        """Return the newest run that promoted a version; None when there is none. Raises StorageFailed."""
+        promoted = (runs.c.state == pb.RUN_STATE_SUCCEEDED) & runs.c.validate_only.is_(False)
+        return self._first(_newest_first().where(promoted))
+
+    def had_drift_run_since(self, micros: int) -> bool:
+        """Say whether a run for drift has started after a time, in microseconds since 1970. Raises StorageFailed."""
+        for_drift = (runs.c.trigger == pb.TRIGGER_DRIFT) & (runs.c.started_at > micros)
+        with self._database.read() as connection:
+            return connection.execute(select(runs.c.run_id).where(for_drift).limit(1)).first() is not None
+
+    def newest_first(self, count: int, before: str = "") -> list[pb.TrainingRun]:
+        """Return at most `count` runs, newest first. Raises StorageFailed.
+
+        Args:
+            count: the largest number of runs.
+            before: only runs that are older than the one with this id; empty for all.
+
+        """
+        query = _newest_first().where(runs.c.run_id < before) if before else _newest_first()
+        with self._database.read() as connection:
+            return [_read(record) for record in connection.scalars(query.limit(count))]
+
+    def count_ended(self) -> dict["pb.RunState.ValueType", int]:
+        """Return how many runs have ended in each state. Raises StorageFailed."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(counters).where(counters.c.name.in_(RUN_COUNTERS)))
+            values: Mapping[str, int] = {row.name: row.value for row in rows}
+        return {state: values.get(name, 0) for state, name in _COUNTED.items()}
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the trainer that carries out a run to cancel it. Raises StorageFailed."""
-        replace_file(self._folder / f"{run_id}.cancel", b"")
+        running = (runs.c.run_id == run_id) & (runs.c.state == pb.RUN_STATE_RUNNING)
+        with self._database.write() as connection:
+            connection.execute(update(runs).where(running).values(cancel_requested=True))
 
     def is_cancel_requested(self, run_id: str) -> bool:
-        """Say whether somebody has asked to cancel a run."""
-        return (self._folder / f"{run_id}.cancel").exists()
+        """Say whether somebody has asked to cancel a run. Raises StorageFailed."""
+        with self._database.read() as connection:
+            return bool(connection.scalar(select(runs.c.cancel_requested).where(runs.c.run_id == run_id)))
 
-    def clear_cancel(self, run_id: str) -> None:
-        """Remove the request to cancel a run, because the run has ended."""
-        with contextlib.suppress(OSError):
-            (self._folder / f"{run_id}.cancel").unlink(missing_ok=True)
+    def _first(self, query: Select[str]) -> pb.TrainingRun | None:
+        with self._database.read() as connection:
+            record = connection.scalar(query.limit(1))
+        return None if record is None else _read(record)
 
-    def newest_first(self) -> list[pb.TrainingRun]:
-        """Return every run, newest first."""
-        self._refresh()
-        return [run for _, run in sorted(self._runs.copy().items(), reverse=True, key=lambda item: item[0])]
+
+def _newest_first() -> Select[str]:
+    return select(runs.c.record).order_by(runs.c.run_id.desc())
+
+
+def _columns(run: pb.TrainingRun) -> dict[str, Any]:
+    return {
+        "state": run.state,
+        "trigger": run.trigger,
+        "stage": run.stage,
+        "percent": run.percent,
+        "validate_only": run.validate_only,
+        "request_id": run.request_id,
+        "started_at": run.started_at.ToMicroseconds(),
+        "finished_at": run.finished_at.ToMicroseconds() if run.HasField("finished_at") else None,
+        "record": to_json(run, indent=None),
+    }
+
+
+def _count(connection: Connection, run: pb.TrainingRun) -> None:
+    """Count a run that has ended, in the transaction that stores its end."""
+    if run.state in _COUNTED:
+        next_positions(connection, _COUNTED[run.state])
+
+
+def _read(record: str) -> pb.TrainingRun:
+    return json_format.Parse(record, pb.TrainingRun(), ignore_unknown_fields=True)

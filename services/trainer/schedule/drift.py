@@ -7,26 +7,29 @@ significant. Neither is enough alone: with many queries a test finds differences
 few queries the index is large by chance. The part of the index that chance alone adds, (groups - 1) * (1/n + 1/m), is
 subtracted (Yurdakul, 2018).
 
-The summary of the first queries after a promotion is kept in a file, because the query log is rotated.
+The summary of the first queries after a promotion is kept, because old queries are deleted.
 """
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from google.protobuf import json_format
 from moodfood.events.v1.events_pb2 import TrafficRecord
-from scipy.stats import chi2_contingency, kstwo
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from services.language.names import TRANSFORMER_STAGE, UNKNOWN_LABEL
-from services.trainer.errors import StorageFailed
+from services.trainer.database.database import Database
+from services.trainer.database.tables import drift_references
 from services.trainer.evaluation.comparison import holm
-from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
+from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.query_store import QueryStore
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.storage import read_message, replace_file, to_json
+from services.trainer.storage import to_json
 
 FEWEST_QUERIES = 200
 # Queries have drifted when the index is above the one and the test's chance is below the other.
@@ -165,10 +168,15 @@ def _confidence_groups(steps: np.ndarray) -> np.ndarray:
 
 
 def _chi_square(counts: np.ndarray) -> float:
+    # Imported here and below, because it takes a second and a trainer starts more often than it measures drift.
+    from scipy.stats import chi2_contingency
+
     return float(chi2_contingency(counts).pvalue) if counts.shape[1] > 1 else 1.0
 
 
 def _kolmogorov_smirnov(steps: np.ndarray) -> float:
+    from scipy.stats import kstwo
+
     sizes = steps.sum(axis=1)
     cumulated = np.cumsum(steps, axis=1) / sizes[:, None]
     distance = float(np.abs(cumulated[0] - cumulated[1]).max())
@@ -183,34 +191,50 @@ def _list_moved(reference: Traffic, recent: Traffic) -> tuple[tuple[str, float],
     return tuple(sorted(changes, key=lambda change: -abs(change[1]))[:5])
 
 
-def measure_champion_drift(folder: Path, registry: ModelRegistry, history: QueryHistory) -> Drift:
+def measure_champion_drift(database: Database, registry: ModelRegistry, queries: QueryStore) -> Drift:
     """Compare the newest queries of the champion with the first ones after its promotion.
 
-    It reads the query log, so call it off the event loop.
+    It blocks: call it off the event loop.
 
     Args:
-        folder: the folder with the summaries of the first queries.
+        database: holds the summaries of the first queries.
         registry: the registry, whose alias says which version is the champion and since when.
-        history: the answered queries.
+        queries: the answered queries.
+
+    Raises:
+        StorageFailed: the database cannot be read.
 
     """
     alias = registry.alias.read()
     if alias is None:
         return measure(count_traffic(()), count_traffic(()))
-    since = alias.promoted_at.ToMilliseconds() / 1e3
-    answered = [query for query in history.recent() if query.version == alias.version and query.at >= since]
-    path = folder / f"{registry.model}-{alias.version}-{alias.generation}.json"
-    record = read_message(path, TrafficRecord())
-    if record is None and len(answered) < REFERENCE_QUERIES:
-        return measure(count_traffic(answered), count_traffic(()))
+    key = {"model": registry.model, "version": alias.version, "generation": alias.generation}
+    record = _read_reference(database, key)
     if record is None:
-        record = _record(answered[:REFERENCE_QUERIES])
-        # If this fails, the next call tries again. The reference is lost only if the log is rotated before that.
-        with contextlib.suppress(StorageFailed):
-            replace_file(path, to_json(record).encode())
+        answered = queries.first_of(alias.version, alias.promoted_at.ToMicroseconds(), REFERENCE_QUERIES)
+        if len(answered) < REFERENCE_QUERIES:
+            return measure(count_traffic(answered), count_traffic(()))
+        record = _keep_reference(database, key, _record(answered))
     reference = Traffic(dict(record.labels), tuple(record.confidences), record.unknown, record.escalated)
-    until = record.until.ToNanoseconds() / 1e9
-    return measure(reference, count_traffic([query for query in answered if query.at > until][-RECENT_QUERIES:]))
+    newest = queries.newest_of(alias.version, RECENT_QUERIES, record.until.ToMicroseconds())
+    return measure(reference, count_traffic(newest))
+
+
+def _read_reference(database: Database, key: Mapping[str, Any]) -> TrafficRecord | None:
+    query = select(drift_references.c.record).where(*(drift_references.c[name] == value for name, value in key.items()))
+    with database.read() as connection:
+        record = connection.scalar(query)
+    return None if record is None else json_format.Parse(record, TrafficRecord(), ignore_unknown_fields=True)
+
+
+def _keep_reference(database: Database, key: Mapping[str, Any], record: TrafficRecord) -> TrafficRecord:
+    """Store a reference and return the one that counts: of two trainers at once, that of the first."""
+    try:
+        with database.write() as connection:
+            connection.execute(drift_references.insert().values(**key, record=to_json(record, indent=None)))
+    except IntegrityError:
+        return _read_reference(database, key) or record
+    return record
 
 
 def _record(answered: Sequence[AnsweredQuery]) -> TrafficRecord:
@@ -221,5 +245,5 @@ def _record(answered: Sequence[AnsweredQuery]) -> TrafficRecord:
         unknown=traffic.unknown,
         escalated=traffic.escalated,
     )
-    record.until.FromNanoseconds(round(answered[-1].at * 1e9))
+    record.until.FromMicroseconds(round(answered[-1].at * 1e6))
     return record

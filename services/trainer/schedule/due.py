@@ -96,7 +96,7 @@ def judge(facts: Facts, rules: DueRules) -> Verdict:
 
 @dataclass(frozen=True)
 class DueCheck:
-    """The rules, and the stores that the facts come from. Its methods read files: call them off the event loop."""
+    """The rules, and the stores that the facts come from. Its methods block: call them off the event loop."""
 
     registry: ModelRegistry
     feedback: FeedbackStore
@@ -114,7 +114,7 @@ class DueCheck:
             self.feedback.count_new_texts(champion.snapshot.feedback_records),
             count_days(champion.snapshot.collected_at),
             self.measure_drift(),
-            self._drift_had_its_run(champion),
+            self.runs.had_drift_run_since(champion.created_at.ToMicroseconds()),
         )
 
     def judge(self) -> Verdict:
@@ -127,13 +127,6 @@ class DueCheck:
             return self.registry.versions.manifest(version) if version else None
         except ModelVersionNotFound:
             return None
-
-    def _drift_had_its_run(self, champion: manifest_pb2.Manifest) -> bool:
-        registered = champion.created_at.ToMilliseconds()
-        return any(
-            run.trigger == pb.TRIGGER_DRIFT and run.started_at.ToMilliseconds() > registered
-            for run in self.runs.newest_first()
-        )
 
 
 async def start_if_due(
@@ -160,7 +153,7 @@ async def start_if_due(
     """
     verdict = await asyncio.to_thread(check.judge)
     if not verdict.due:
-        return verdict, runner.skip(trigger, verdict.sentence, request_id) if record_skip else None
+        return verdict, await runner.skip(trigger, verdict.sentence, request_id) if record_skip else None
     if verdict.only_drift and trigger == pb.TRIGGER_SCHEDULED:
         trigger = pb.TRIGGER_DRIFT
     return verdict, await runner.start(trigger, request_id=request_id)

@@ -27,17 +27,18 @@ from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
 from services.inference.queries.experiment import ExperimentFollower
-from services.inference.queries.query_log import QueryLog
 from services.inference.servicer import InferenceServicer
+from services.repository.opening import open_repository
 from services.trainer.registry.registry import ModelRegistry
 from tests.fakes import FakeClassifier
-from tests.registries import MODEL, promote
+from tests.queries import write_to
+from tests.registries import MODEL, open_registry, promote
 
 pytestmark = pytest.mark.anyio
 
 
 def holder(models: Path, loader_type: type[Loader] = Loader) -> ModelHolder:
-    registry = RegistryReader(models, MODEL)
+    registry = RegistryReader(open_repository("", models, MODEL), MODEL)
     return ModelHolder(registry, loader_type(registry, Stage(StageKind.KEYWORD, FakeClassifier(())), 8, None), 600.0)
 
 
@@ -115,7 +116,7 @@ async def test_version_reloaded_by_hand_stays_until_the_alias_changes(models: Pa
     await subject.reload(2, 0)
     await subject.converge()
     assert subject.current.version == 2
-    promote(ModelRegistry(models, MODEL, 10), 1)
+    promote(open_registry(models), 1)
     await subject.converge()
     assert subject.current.version == 1
 
@@ -126,14 +127,6 @@ async def test_version_that_is_committed_leaves_the_shelf_to_the_one_that_served
     await subject.prepare(2, 2)
     await subject.reload(2, 2)
     assert subject.warm.versions == (1,)
-
-
-async def test_damaged_alias_is_replaced_by_the_last_line_of_the_history(models: Path) -> None:
-    promote(ModelRegistry(models, MODEL, 10), 2)
-    (models / MODEL / "champion").write_bytes(b"\x00\xff")
-    subject = holder(models)
-    await subject.converge()
-    assert (subject.current.version, subject.current.generation) == (2, 2)
 
 
 async def test_failed_reload_leaves_the_serving_version_and_remembers_why(models: Path) -> None:
@@ -258,10 +251,11 @@ async def test_request_in_flight_during_reload_is_answered_by_the_version_it_sta
 
     old = SwapsWhileAsked((Intent("from_version_1", 0.9),))
     subject.current = replace(subject.current, stages=(Stage(StageKind.LINEAR, old),))
-    log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
+    writer = write_to(tmp_path)
     recommender = Recommender(NO_TAXONOMY, NO_CATALOGUE)
-    registry = RegistryReader(models, MODEL)
-    servicer = InferenceServicer(MODEL, subject, registry, recommender, log, ExperimentFollower(registry, subject))
+    registry = RegistryReader(open_repository("", models, MODEL), MODEL)
+    servicer = InferenceServicer(MODEL, subject, registry, recommender, writer, ExperimentFollower(registry, subject))
     answer = (await servicer.Classify(inference_pb2.ClassifyRequest(text="hello"), None)).classification
+    writer.close()
     assert (answer.model_version, answer.intents[0].label) == (1, "from_version_1")
     assert subject.current.version == 2

@@ -15,6 +15,7 @@ from services.inference.errors import ModelRejected, ModelVersionNotFound
 from services.inference.models.loader import Loader
 from services.inference.models.registry import RegistryReader
 from services.language.encoder import Encoder, load_encoder
+from services.repository.opening import open_repository
 from tests.conftest import ENCODER
 from tests.fakes import FakeClassifier
 from tests.registries import MODEL
@@ -27,7 +28,7 @@ def encoder() -> Encoder | None:
 
 def loader(models: Path, found: Encoder | None = None) -> Loader:
     keywords = Stage(StageKind.KEYWORD, FakeClassifier(()))
-    return Loader(RegistryReader(models, MODEL), keywords, 8, found or encoder())
+    return Loader(RegistryReader(open_repository("", models, MODEL), MODEL), keywords, 8, found or encoder())
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -16,10 +16,12 @@ from services.inference.models.registry import RegistryReader
 from services.inference.models.servable import Servable
 from services.inference.queries.answering import Answerer, answer_live
 from services.inference.queries.experiment import Experiment, ExperimentFollower
-from services.inference.queries.query_log import QueryLog
+from services.inference.queries.query_writer import QueryWriter
+from services.repository.opening import open_repository
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.storage import to_json
 from tests.fakes import FakeClassifier
+from tests.queries import write_to
 from tests.registries import MODEL, promote
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +39,7 @@ class Bench:
     holder: ModelHolder
     experiments: ExperimentFollower
     answerer: Answerer
-    log: QueryLog
+    writer: QueryWriter
     path: Path
 
     async def ask(self, key: str, text: str = "soup") -> int:
@@ -45,8 +47,8 @@ class Bench:
         return answer.servable.version
 
     async def logged(self) -> list[dict[str, Any]]:
-        await self.answerer.close()
-        self.log.close()
+        await self.answerer.settle()
+        self.writer.close()
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
@@ -57,14 +59,13 @@ def experiment(registry: ModelRegistry, kind: pb.ExperimentKind.ValueType, share
 
 @pytest.fixture
 async def bench(models: Path, tmp_path: Path) -> Bench:
-    registry = RegistryReader(models, MODEL)
+    registry = RegistryReader(open_repository("", models, MODEL), MODEL)
     keywords = Stage(StageKind.KEYWORD, FakeClassifier(()))
     holder = ModelHolder(registry, Loader(registry, keywords, 8, None), 600.0)
     await holder.converge()
-    log = QueryLog(tmp_path / "queries.jsonl", 10**9, 1)
-    log.start()
+    writer = write_to(tmp_path)
     experiments = ExperimentFollower(registry, holder)
-    return Bench(holder, experiments, Answerer(holder, experiments, log), log, tmp_path / "queries.jsonl")
+    return Bench(holder, experiments, Answerer(holder, experiments, writer), writer, tmp_path / "query_logs.jsonl")
 
 
 async def test_canary_answers_its_share_of_callers_and_each_always_by_the_same_side(

@@ -1,71 +1,180 @@
+import errno
 import json
-import threading
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from services.inference.queries.query_log import QueryLog
+from tests.conftest import ROOT
+from tests.queries import BIG
 
-BIG = 10**9
+EVENT = b'{"event": "retraining", "status": "started"}\n'
 
-
-def write_all(log: QueryLog, lines: list[str]) -> None:
-    log.start()
-    for line in lines:
-        log.add(lambda line=line: line)  # type: ignore[misc]
-    log.close()
-
-
-def test_close_writes_everything_that_was_queued(tmp_path: Path) -> None:
-    path = tmp_path / "logs" / "queries.jsonl"
-    lines = [json.dumps({"n": n}) for n in range(2500)]
-    log = QueryLog(path, BIG, 3)
-    write_all(log, lines)
-    assert lines == path.read_text().splitlines()
-    assert (log.stats().written, log.stats().dropped, log.stats().pending) == (2500, 0, 0)
+OWNER = """
+import sys
+from pathlib import Path
+from services.inference.queries.query_log import QueryLog
+log = QueryLog(Path(sys.argv[1]), 10**9, 1)
+log.write([b'"from the other process"\\n'])
+print(log.path.name, flush=True)
+sys.stdin.read()
+"""
 
 
-def test_replicas_share_one_file_with_whole_lines_across_rotations(tmp_path: Path) -> None:
-    path = tmp_path / "queries.jsonl"
-    text = "x" * 300
-    logs = [QueryLog(path, 20_000, 1000) for _ in range(3)]
-    threads = [
-        threading.Thread(target=write_all, args=(log, [json.dumps([who, n, text]) for n in range(400)]))
-        for who, log in enumerate(logs)
+def line(n: int, padding: int = 0) -> bytes:
+    return json.dumps({"event": "query", "query_id": f"q{n}", "text": "x" * padding}).encode() + b"\n"
+
+
+def is_even(text: bytes) -> bool:
+    row = json.loads(text)
+    return row["event"] == "query" and int(row["query_id"][1:]) % 2 == 0
+
+
+def nothing() -> None:
+    """Stands for a writer that has nothing to write between two files."""
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk: the last write that fits is short."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_second_process_on_a_folder_writes_a_file_of_its_own_until_the_first_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "query_logs.jsonl"
+    command = [sys.executable, "-c", OWNER, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "query_logs.jsonl\n"
+        second, third = QueryLog(path, BIG, 1), QueryLog(path, BIG, 1)
+        second.write([line(2)])
+        third.write([line(3)])
+        first.kill()
+    fourth = QueryLog(path, BIG, 1)
+    fourth.write([line(4)])
+    assert [log.path.name for log in (second, third, fourth)] == [
+        "query_logs-2.jsonl",
+        "query_logs-3.jsonl",
+        "query_logs.jsonl",
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    files = sorted(tmp_path.glob("queries.jsonl*"))
-    written = [json.loads(line) for file in files if file.suffix != ".lock" for line in file.read_text().splitlines()]
-    assert {(who, n) for who in range(3) for n in range(400)} == {(who, n) for who, n, _ in written}
-    assert len(written) == 1200
-    assert any(file.name.endswith(".1") for file in files)
+    assert path.read_bytes() == b'"from the other process"\n' + line(4)
+    for log in (second, third, fourth):
+        log.close()
 
 
-def test_full_queue_drops_and_counts_instead_of_blocking(tmp_path: Path) -> None:
+def test_rotation_keeps_the_lock_and_only_the_newest_files(tmp_path: Path) -> None:
+    path = tmp_path / "query_logs.jsonl"
+    log = QueryLog(path, 10, 3)
+    for n in range(8):
+        log.write([line(n)])
+        log.rotate_if_full()
+        other = QueryLog(path, BIG, 1)
+        other.open()
+        assert other.path.name == "query_logs-2.jsonl"
+        other.close()
+    kept = {file.name: file.read_bytes() for file in tmp_path.glob("query_logs.jsonl*")}
+    assert kept == {"query_logs.jsonl": b""} | {f"query_logs.jsonl.{n}": line(8 - n) for n in (1, 2, 3)}
+
+
+def test_file_that_somebody_moved_away_is_begun_anew(tmp_path: Path) -> None:
     log = QueryLog(tmp_path / "q", BIG, 1)
-    for _ in range(20_005):
-        log.add(lambda: "{}")
-    assert log.stats().dropped == 5
+    log.write([line(1)])
+    (tmp_path / "q").rename(tmp_path / "moved")
+    log.write([line(2)])
+    assert ((tmp_path / "moved").read_bytes(), (tmp_path / "q").read_bytes()) == (line(1), line(2))
 
 
-def test_disk_that_refuses_is_counted_and_writing_goes_on_when_it_recovers(tmp_path: Path) -> None:
-    blocked = tmp_path / "logs"
-    blocked.write_text("a file where the folder should be")
-    log = QueryLog(blocked / "q", BIG, 1)
-    log.start()
-    log.add(lambda: "{}")
-    while log.stats().dropped == 0:
-        threading.Event().wait(0.01)
-    blocked.unlink()
-    log.add(lambda: '{"n": 2}')
-    log.close()
-    assert (blocked / "q").read_text() == '{"n": 2}\n'
-    assert (log.stats().written, log.stats().dropped) == (1, 1)
+def test_full_disk_tears_no_line_and_says_how_many_it_took(tmp_path: Path) -> None:
+    log = QueryLog(tmp_path / "q", BIG, 1)
+    with disk_of(3 * len(line(1)) + 5):
+        assert log.write([line(n) for n in range(1, 6)]) == 3
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            log.write([line(4)])
+    log.write([line(5)])
+    assert (tmp_path / "q").read_bytes() == line(1) + line(2) + line(3) + line(5)
 
 
-def test_oldest_rotated_files_go_away(tmp_path: Path) -> None:
+def test_line_and_rotation_that_a_killed_process_left_half_done_are_mended(tmp_path: Path) -> None:
     path = tmp_path / "q"
-    for _ in range(8):
-        write_all(QueryLog(path, 10, 3), ["x" * 20])
-    assert sorted(file.name for file in tmp_path.glob("q.[0-9]")) == ["q.1", "q.2", "q.3"]
+    path.write_bytes(line(1) + line(2)[:9])
+    os.link(path, tmp_path / "q.1")
+    (tmp_path / ".q.2.new").write_bytes(line(4))
+    log = QueryLog(path, BIG, 3)
+    log.write([line(3)])
+    assert path.read_bytes() == line(1) + line(2)[:9] + b"\n" + line(3)
+    assert [file.name for file in tmp_path.iterdir()] == ["q"]
+
+
+def test_forgetting_reaches_the_rotated_files_and_spares_what_is_no_query(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+    log = QueryLog(path, 10, 2)
+    for n in (1, 2, 3, 4):
+        log.write([line(n), EVENT, line(n + 10)])
+        if n != 4:
+            log.rotate_if_full()
+    assert log.forget(is_even, nothing) == 4
+    files = [(tmp_path / name).read_bytes() for name in ("q.2", "q.1", "q")]
+    assert files == [EVENT, line(3) + EVENT + line(13), EVENT]
+    other = QueryLog(path, BIG, 1)
+    other.open()
+    assert other.path != path
+
+
+def test_forgetting_reaches_what_dead_processes_left_and_not_what_others_write(tmp_path: Path) -> None:
+    logs = [QueryLog(tmp_path / "q.jsonl", BIG, 1) for _ in range(3)]
+    for log in logs:
+        log.write([line(1), line(2)])
+    logs[0].close()
+    assert logs[1].forget(is_even, nothing) == 2
+    files = [log.path.read_bytes() for log in logs]
+    assert files == [line(1), line(1), line(1) + line(2)]
+
+
+@pytest.mark.parametrize("rotations", [(), (1, 2), (4,)])
+def test_what_others_append_and_what_is_written_while_lines_are_forgotten_stays(
+    tmp_path: Path, rotations: tuple[int, ...]
+) -> None:
+    path = tmp_path / "q"
+    log = QueryLog(path, 10, 5)
+    for n in (1, 2, 3):
+        log.write([line(n)])
+        log.rotate_if_full()
+    log.write([line(4), line(5)])
+    written: list[bytes] = []
+    with path.open("ab", buffering=0) as trainer:
+
+        def write_between() -> None:
+            trainer.write(EVENT)  # to the file that was replaced
+            written.append(line(6 + len(written)))
+            log.write(written[-1:])
+            if len(written) in rotations:
+                log.rotate_if_full()
+
+        assert log.forget(lambda text: text in (line(2), line(4)), write_between) == 2
+    log.save_late_lines()
+    left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    expected = [line(n) for n in (1, 3, 5, 6, 7, 8, 9, 10)] + 5 * [EVENT]
+    assert sorted(left.splitlines(keepends=True)) == sorted(expected)
+
+
+def test_full_disk_leaves_a_file_as_it_was_when_lines_cannot_be_forgotten(tmp_path: Path) -> None:
+    log = QueryLog(tmp_path / "q", BIG, 1)
+    log.write([line(n, 1000) for n in range(20)])
+    before = (tmp_path / "q").read_bytes()
+    with disk_of(5000), pytest.raises(OSError, match="File too large"):
+        log.forget(is_even, nothing)
+    assert (tmp_path / "q").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["q"]
+    log.write([line(20)])
+    assert log.forget(is_even, nothing) == 11

@@ -17,8 +17,7 @@ def test_metrics_tell_of_champion_runs_and_drift() -> None:
     answer.model_status.version = 7
     answer.drift.label_index = 0.5
     (port,) = free_ports(1)
-    failed = pb.TrainingRun(state=pb.RUN_STATE_FAILED)
-    stop = serve_metrics(TrainerCollector(lambda: answer, lambda: [failed, failed]), "127.0.0.1", port)
+    stop = serve_metrics(TrainerCollector(lambda: answer, lambda: {pb.RUN_STATE_FAILED: 2}), "127.0.0.1", port)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             lines = page.read().decode().splitlines()
@@ -35,7 +34,7 @@ def test_metrics_tell_of_champion_runs_and_drift() -> None:
 
 def test_metrics_port_that_is_taken_stops_nothing() -> None:
     (port,) = free_ports(1)
-    collector = TrainerCollector(status, list)
+    collector = TrainerCollector(status, dict)
     stop_first, stop_second = (serve_metrics(collector, "127.0.0.1", port) for _ in range(2))
     stop_second()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:

@@ -1,15 +1,25 @@
+import errno
+import hashlib
+import io
 import json
+import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from services.language.text import normalise
+from services.trainer.dataset import snapshot_table
 from services.trainer.dataset.examples import FEEDBACK, TAXONOMY, Example
-from services.trainer.dataset.snapshot import choose_part, read_snapshot, split, write_snapshot
+from services.trainer.dataset.snapshot import choose_part, read_rows, read_snapshot, split, write_snapshot
 from services.trainer.dataset.words import digest_of_content
-from services.trainer.errors import SnapshotNotFound
+from services.trainer.errors import SnapshotNotFound, StorageFailed
+from services.trainer.storage import replacing
+from tests.conftest import ROOT
 
 EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
 
@@ -83,9 +93,16 @@ def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
     assert first.id == again.id
     assert first.id != other.id
     path = write_snapshot(first, tmp_path)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert (500, f"{first.id}.jsonl") == (len(rows), path.name)
-    assert {"train", "withheld"} == {row["part"] for row in rows}
+    rows = list(read_rows(first.id, tmp_path))
+    assert (500, f"{first.id}.parquet") == (len(rows), path.name)
+    assert {"train", "withheld"} == {part for part, _ in rows}
+
+
+def test_name_is_that_of_the_rows_as_json_lines_whatever_the_form_of_the_file() -> None:
+    """The names of snapshots in manifests stay right as long as this does."""
+    feedback = Example("so good 🍕", ("b",), FEEDBACK)
+    line = '{"text": "so good 🍕", "labels": ["b"], "part": "train", "source": "feedback"}\n'
+    assert hashlib.sha256(line.encode()).hexdigest()[:16] == split([feedback], []).id
 
 
 def test_snapshots_written_by_earlier_releases_are_still_read(tmp_path: Path) -> None:
@@ -104,10 +121,49 @@ def test_snapshots_written_by_earlier_releases_are_still_read(tmp_path: Path) ->
 
 
 def test_damaged_file_is_not_taken_for_the_snapshot_and_is_written_anew(tmp_path: Path) -> None:
+    snapshot, other = split(EXAMPLES, []), split(EXAMPLES[:-1], [])
+    path = write_snapshot(snapshot, tmp_path)
+    intact, foreign = path.read_bytes(), write_snapshot(other, tmp_path).read_bytes()
+    torn = bytearray(intact)
+    torn[100:200] = bytes(100)
+    for damage in (intact[:-10], b"", b"garbage", bytes(torn), foreign):
+        path.write_bytes(damage)
+        with pytest.raises(SnapshotNotFound):
+            read_snapshot(snapshot.id, tmp_path)
+        write_snapshot(snapshot, tmp_path)
+        assert snapshot == read_snapshot(snapshot.id, tmp_path)
+
+
+def test_intact_file_is_not_written_again_but_counts_as_the_newest(tmp_path: Path) -> None:
     snapshot = split(EXAMPLES, [])
     path = write_snapshot(snapshot, tmp_path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(SnapshotNotFound):
-        read_snapshot(snapshot.id, tmp_path)
+    os.utime(path, (1000, 1000))
+    inode = path.stat().st_ino
     write_snapshot(snapshot, tmp_path)
+    assert (inode, True) == (path.stat().st_ino, path.stat().st_mtime > 1000)
+
+
+def test_many_rows_are_written_and_read_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_table, "ROWS_AT_ONCE", 70)
+    snapshot = split(EXAMPLES, [])
+    path = write_snapshot(snapshot, tmp_path)
+    assert parquet.ParquetFile(path).num_row_groups == 8
     assert snapshot == read_snapshot(snapshot.id, tmp_path)
+
+
+class FullDisk(io.BytesIO):
+    def write(self, _content: Any, /) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_is_a_storage_failure_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="cannot write x: No space left"), replacing(tmp_path / "x"):
+        snapshot_table.write_table(FullDisk(), [("train", example) for example in EXAMPLES])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trainer_that_serves_does_not_load_the_library_of_the_files_at_its_start() -> None:
+    """An import at the head of any other module would load it."""
+    at_head = re.compile(r"^(from|import) .*(pyarrow|snapshot_table)", re.MULTILINE)
+    importing = [path.name for path in (ROOT / "services").rglob("*.py") if at_head.search(path.read_text())]
+    assert importing == ["snapshot_table.py"]

@@ -1,107 +1,210 @@
-import json
-import threading
-import time
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select, text, update
 
-from services.inference.queries.query_log import QueryLog
-from services.trainer.dataset.examples import FEEDBACK, Example
-from services.trainer.dataset.snapshot import split, write_snapshot
+from services.trainer.database.database import Database
+from services.trainer.database.tables import feedback, metadata, queries, review_items
+from services.trainer.dataset.words import text_key
 from services.trainer.errors import StorageFailed
-from services.trainer.feedback.erasure import Erased, Erasure
-from services.trainer.feedback.query_history import QueryHistory
+from services.trainer.feedback import deletion, erasures
+from services.trainer.feedback.erasure import Erased, Erasure, ReplicasErased
+from services.trainer.feedback.erasures import ErasedQueries, Erasures
+from services.trainer.feedback.query_store import QueryStore
+from services.trainer.feedback.review import Reason, ReviewItem
+from services.trainer.feedback.review_queue import ReviewQueue, replace_suspects
+from services.trainer.feedback.run_feedback import RunFeedback
 from services.trainer.feedback.store import Feedback, FeedbackStore
-from tests.system import eventually
+from tests.query_records import SPOOL, keep, make_record, read_feedback
+
+pytestmark = pytest.mark.anyio
 
 
-def line(query_id: str, text: str, days_old: int = 0) -> str:
-    at = (datetime.now(UTC) - timedelta(days=days_old)).isoformat()
-    return json.dumps({"event": "query", "query_id": query_id, "text": text, "at": at}) + "\n"
+class Places:
+    """Snapshots and embeddings of a text each, and two replicas; they remember what they were asked to delete."""
+
+    def __init__(self) -> None:
+        self.texts = {"anna one", "anna two", "Anna two!", "ben one"}
+        self.broken = False
+        self.asked: list[tuple[set[str], datetime | None]] = []
+
+    def delete(self, texts: Collection[str]) -> int:
+        if self.broken:
+            raise StorageFailed("cannot delete snapshots")
+        found = self.texts.intersection(texts)
+        self.texts -= found
+        return len(found)
+
+    async def ask(self, query_ids: Sequence[str], before: datetime | None) -> ReplicasErased:
+        self.asked.append((set(query_ids), before))
+        return ReplicasErased(log_lines=len(query_ids), spooled=1, pending=1)
+
+    def erasure(self, database: Database) -> Erasure:
+        return Erasure(database, self.delete, lambda _texts: 0, self.ask)
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    path = tmp_path / "queries.jsonl"
-    path.with_name("queries.jsonl.1").write_text(line("q1", "anna one"))
-    path.write_text(line("q2", "anna two") + line("q3", "ben one") + '{"event": "retraining"}\n')
-    return path
-
-
-def test_everything_a_person_said_is_gone_and_nothing_else(tmp_path: Path, log: Path) -> None:
-    feedback, history = FeedbackStore(tmp_path / "feedback.jsonl"), QueryHistory(log)
-    feedback.add(
+def fill(database: Database) -> FeedbackStore:
+    """Anna said two texts, one of which she also asked elsewhere; Ben said one, and somebody imported one of hers."""
+    store = FeedbackStore(database)
+    keep(database, *(make_record(query_id, said, stage="keyword") for query_id, said in (
+        ("q1", "anna one"), ("q2", "anna two"), ("q3", "ben one"), ("q4", "ANNA ONE?"), ("q5", "nobody")
+    )))  # fmt: skip
+    ReviewQueue(database, set).decide(text_key("anna two"), ["a"], "anna")
+    replace_suspects(database, [ReviewItem("anna one", Reason.SUSPECTED_NOISE, 0.9)])
+    store.add(
         [
-            Feedback("anna one", ("a",), "q1", "anna"),
-            Feedback("anna two", ("a",), "q2", "anna"),
+            Feedback("anna one", ("a",), "q1", "anna", request_id="x"),
             Feedback("ben one", ("a",), "q3", "ben"),
+            Feedback("Anna two!", ("b",), source="import"),
+            Feedback("somewhere", ("a",), "late", "anna"),
         ]
     )
-    folder = tmp_path / "snapshots"
-    hers = write_snapshot(split([Example("anna one", ("a",), FEEDBACK), Example("seed", ("a",))], []), folder)
-    others = write_snapshot(split([Example("ben one", ("a",), FEEDBACK), Example("anna two", ("a",))], []), folder)
-    assert history.text_of("q1") == "anna one"
-
-    erased = Erasure(feedback, log, folder, history).forget_person("anna")
-
-    assert Erased(feedback=2, queries=2, snapshots=1) == erased
-    assert [hers.exists(), others.exists()] == [False, True]
-    assert [history.text_of(each) for each in ("q1", "q2", "q3")] == [None, None, "ben one"]
-    left = "".join(path.read_text() for path in tmp_path.glob("*.jsonl*") if path.is_file())
-    assert "anna" not in left
-    assert '{"event": "retraining"}\n' in log.read_text()
-    assert Erased(0, 0, 0) == Erasure(feedback, log, folder, history).forget_person("anna")
+    return store
 
 
-def test_what_is_older_than_it_may_be_kept_is_gone(tmp_path: Path) -> None:
-    log = tmp_path / "queries.jsonl"
-    log.write_text(line("old", "long ago", days_old=40) + line("new", "today"))
-    feedback = FeedbackStore(tmp_path / "feedback.jsonl")
-    feedback.add([Feedback("today", ("a",))])
-    assert Erased(0, 1, 0) == Erasure(feedback, log, tmp_path, QueryHistory(log)).forget_older_than(30)
-    assert [json.loads(each)["query_id"] for each in log.read_text().splitlines()] == ["new"]
-    assert [record.text for record in feedback.records()] == ["today"]
+def left(database: Database) -> str:
+    """Return everything that the database holds."""
+    with database.read() as connection:
+        return "\n".join(str(row) for table in metadata.sorted_tables for row in connection.execute(select(table)))
 
 
-def test_query_that_is_logged_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    path = tmp_path / "queries.jsonl"
-    path.write_text(line("doomed", "anna", 0))
-    feedback, writer = FeedbackStore(tmp_path / "feedback.jsonl"), QueryLog(path, 10**9, 1)
-    feedback.add([Feedback("anna", ("a",), "doomed", "anna")])
-    writer.start()
-    written: list[str] = []
-    over = threading.Event()
+async def test_everything_a_person_said_is_gone_from_every_place_and_nothing_else(database: Database) -> None:
+    store, places = fill(database), Places()
+    watermark = store.watermark()
 
-    def write() -> None:
-        while not over.is_set():
-            query_id = f"q{len(written)}"
-            written.append(query_id)
-            writer.add(lambda query_id=query_id: line(query_id, "ben").rstrip("\n"))  # type: ignore[misc]
-            time.sleep(0.002)
+    erased = await places.erasure(database).forget_person("anna")
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    eventually(lambda: len(written) > 50, "queries before the erasure")
-    erased = Erasure(feedback, path, tmp_path / "snapshots", QueryHistory(path)).forget_person("anna")
-    before = len(written)
-    eventually(lambda: len(written) > before + 50, "queries after the erasure")
-    over.set()
-    thread.join()
-    writer.close()
-    logged = [json.loads(each)["query_id"] for each in path.read_text().splitlines()]
-    assert (1, "doomed" in logged) == (erased.queries, False)
-    assert set(written) == set(logged)
+    expected = Erased(feedback=3, imports=1, queries=3, review_items=1, snapshots=3, log_lines=4, spooled=1,
+                      replicas_pending=1)  # fmt: skip
+    assert expected == erased
+    assert [({"q1", "q2", "q4", "late"}, None)] == places.asked
+    assert {"ben one"} == places.texts
+    assert "anna" not in left(database).lower()
+    assert (
+        [example.text for example in store.export()],
+        [item.text for item in ReviewQueue(database, set).items(set(), 9)[0]],
+    ) == (["ben one"], ["nobody"])
+    assert [QueryStore(database).text_of(query_id) for query_id in ("q1", "q3", "q4")] == [None, "ben one", None]
+    assert watermark == store.watermark()
+    assert Erased() == await places.erasure(database).forget_person("anna")
+    assert len(places.asked) == 1
+    # Her decision is gone as well, so the text may wait again when somebody else asks it.
+    keep(database, make_record("q6", "anna two", stage="keyword"))
+    assert ReviewQueue(database, set).item(text_key("anna two")).query_id == "q6"
 
 
-def test_place_that_cannot_be_read_is_a_failure_that_can_be_tried_again(tmp_path: Path, log: Path) -> None:
-    feedback = FeedbackStore(tmp_path / "feedback.jsonl")
-    feedback.add([Feedback("anna one", ("a",), "q1", "anna")])
-    snapshots = tmp_path / "snapshots"
-    write_snapshot(split([Example("anna one", ("a",), FEEDBACK)], []), snapshots)
-    (snapshots / "no file.jsonl").mkdir()
-    erasure = Erasure(feedback, log, snapshots, QueryHistory(log))
+async def test_person_who_said_very_much_is_forgotten_in_parts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(erasures, "TEXTS_AT_ONCE", 1)
+    places = Places()
+    places.texts = {f"text {n}" for n in range(5)}
+    FeedbackStore(database).add([Feedback(f"text {n}", ("a",), f"q{n}", "anna") for n in range(5)])
+    expected = Erased(feedback=5, snapshots=5, log_lines=5, spooled=1, replicas_pending=1)
+    assert expected == await places.erasure(database).forget_person("anna")
+    assert ({f"q{n}" for n in range(5)}, "") == (places.asked[0][0], "".join(places.texts))
+
+
+async def test_place_that_fails_is_worked_off_by_the_next_call_whoever_it_is_for(database: Database) -> None:
+    store, places = fill(database), Places()
+    places.broken = True
     with pytest.raises(StorageFailed, match="cannot delete snapshots"):
-        erasure.forget_person("anna")
-    (snapshots / "no file.jsonl").rmdir()
-    assert Erased(feedback=1, queries=0, snapshots=1) == erasure.forget_person("anna")
+        await places.erasure(database).forget_person("anna")
+    assert [example.text for example in store.export()] == ["ben one"]
+    places.broken = False
+    assert Erased(snapshots=3) == await places.erasure(database).forget_person("anna")
+    assert "anna" not in left(database).lower()
+
+
+async def test_what_is_older_than_it_may_be_kept_is_gone_and_does_not_come_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "ROWS_AT_ONCE", 2)
+    places, store, now = Places(), FeedbackStore(database), datetime.now(UTC)
+    old, new = (now - timedelta(days=40)).isoformat(), now.isoformat()
+    said = ["anna one", "ben one", "anna two", "ben one"]
+    store.add([Feedback(said_text, ("a",), source="import" if n else "feedback") for n, said_text in enumerate(said)])
+    with database.write() as connection:
+        long_ago = func.now_micros() - 40 * 24 * 60 * 60 * 1_000_000
+        connection.execute(update(feedback).where(feedback.c.position <= 3).values(at=long_ago))
+    keep(database, *(make_record(f"q{n}", f"doubt {n}", stage="keyword", at=old if n < 3 else new) for n in range(5)))
+    erased = await places.erasure(database).forget_older_than(30)
+    expected = Erased(feedback=1, imports=2, queries=3, review_items=3, snapshots=2, spooled=1, replicas_pending=1)
+    assert expected == erased
+    # Somebody has said "ben one" since, so it may stay where it is.
+    assert {"Anna two!", "ben one"} == places.texts
+    assert [example.text for example in store.export()] == ["ben one"]
+    late = [make_record("q0", "again", at=old), make_record("q9", "again", at=old), make_record("q10", "new", at=new)]
+    assert QueryStore(database).keep("another", 3, late) == 1
+    (_, before), _ = places.asked[0], await places.erasure(database).forget_older_than(90)
+    assert before is not None
+    assert abs(before - (now - timedelta(days=30))) < timedelta(minutes=1)
+    assert QueryStore(database).keep("another", 4, [make_record("q11", "kept longer now", at=old)]) == 1
+
+
+async def test_query_that_arrives_after_it_was_erased_is_not_stored(database: Database) -> None:
+    FeedbackStore(database).add([Feedback("anna one", ("a",), "late", "anna")])
+    await Places().erasure(database).forget_person("anna")
+    keep(database, make_record("late", "anna one"), make_record("q9", "other"))
+    assert [query.query_id for query in QueryStore(database).recent(9)] == ["q9"]
+    assert QueryStore(database).position_of(SPOOL) == 2
+
+
+async def test_run_that_goes_on_learns_what_was_erased_meanwhile(database: Database) -> None:
+    fill(database)
+    before, texts = RunFeedback(database), ["anna one", "Anna two", "ben one", "seed"]
+    assert set() == before.forgotten(texts)
+    learned = {example.text for example in before.newest_first()}
+    await Places().erasure(database).forget_person("anna")
+    assert {"anna one", "Anna two"} == before.forgotten(texts)
+    assert {"anna one", "anna two", "Anna two!", "somewhere"} == before.forgotten(learned)
+    assert set() == RunFeedback(database).forgotten(texts)
+    later = RunFeedback(database)
+    await Places().erasure(database).forget_person("ben")
+    assert {"ben one"} == later.forgotten(texts)
+
+
+async def test_replica_that_was_away_is_told_later_what_to_delete(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "MOST_IDS", 2)
+    log, places = Erasures(database), Places()
+    store = FeedbackStore(database)
+    store.add([Feedback(f"text {n}", ("a",), f"q{n}", "anna") for n in range(3)])
+    await places.erasure(database).forget_person("anna")
+    await places.erasure(database).forget_older_than(30)
+    await places.erasure(database).forget_older_than(20)
+    first, second, last = log.erasures_after(log.erased_by("away") or 0)
+    assert tuple((erasure.position, erasure.query_ids, erasure.before) for erasure in (first, second)) == (
+        (1, ("q0", "q1"), 0),
+        (1, ("q2",), 0),
+    )
+    assert (last.position, last.query_ids) == (3, ())
+    assert last.before > 0
+    log.mark_erased("away", 1)
+    assert [last] == list(log.erasures_after(log.erased_by("away") or 0))
+    log.mark_erased("away", log.last())
+    log.mark_erased("away", 1)
+    assert (
+        log.erased_by("away"), list(log.erasures_after(3)), QueryStore(database).position_of("away")
+    ) == (3, [], 0)  # fmt: skip
+    assert isinstance(last, ErasedQueries)
+
+
+async def test_person_is_forgotten_wholly_or_not_at_all(database: Database) -> None:
+    store, before = fill(database), left(database)
+    with database.write() as connection:
+        connection.execute(text("ALTER TABLE unfinished_erasures RENAME TO elsewhere"))
+    with pytest.raises(StorageFailed):
+        await Places().erasure(database).forget_person("anna")
+    with database.write() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO unfinished_erasures"))
+        assert tuple(connection.scalar(select(func.count()).select_from(table)) for table in (queries, feedback)) == (
+            5,
+            5,
+        )
+        assert connection.scalar(select(func.count()).select_from(review_items))
+    assert (before, 5) == (left(database), len(list(store.export())))
+    assert len(read_feedback(database)) == 5

@@ -1,50 +1,85 @@
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from sqlalchemy import delete
+
+from services.trainer.database.database import Database
+from services.trainer.database.tables import feedback
+from services.trainer.dataset.examples import Example
+from services.trainer.feedback import store as module
 from services.trainer.feedback.store import Feedback, FeedbackStore
+from tests.query_records import keep, make_record, read_feedback
 
 
-def test_what_was_added_is_read_back_oldest_first_also_by_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    writer, reader = FeedbackStore(path), FeedbackStore(path)
-    assert reader.records() == []
+def test_what_was_added_is_read_back_in_both_directions_also_by_another_trainer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 2)
+    other = Database(database.url)
+    writer, reader = FeedbackStore(database), FeedbackStore(other)
+    assert (list(reader.export()), reader.watermark(), reader.newest()) == ([], 0, None)
     writer.add([Feedback("one", ("a",))])
-    assert [record.text for record in reader.records()] == ["one"]
-    ids = writer.add([Feedback("two", ("a", "b"), user_id="u"), Feedback("drei\n🍕", ("b",))])
-    assert [record.text for record in reader.records()] == ["one", "two", "drei\n🍕"]
-    assert ids == [record.feedback_id for record in reader.records()[1:]]
+    ids = writer.add([Feedback("two", ("a", "b"), user_id="u", source="import"), Feedback("drei\n🍕", ())])
+    expected = [Example("one", ("a",), "feedback"), Example("two", ("a", "b"), "import"),
+                Example("drei\n🍕", (), "feedback")]  # fmt: skip
+    assert (expected, expected[::-1]) == (list(reader.export()), list(reader.newest_first()))
+    assert (3, ids) == (reader.watermark(), [row.feedback_id for row in read_feedback(database)[1:]])
+    assert reader.newest() is not None
+    other.close()
 
 
-def test_line_torn_by_a_crash_is_passed_over_and_nothing_after_it_is_lost(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    store = FeedbackStore(path)
-    store.add([Feedback("one", ("a",))])
-    with path.open("ab") as file:
-        file.write(b'{"text": "half \xf0\x9f')
-    assert [record.text for record in store.records()] == ["one"]
-    store.add([Feedback("two", ("a",))])
-    for reader in (store, FeedbackStore(path)):
-        assert [record.text for record in reader.records()] == ["one", "two"]
+def test_what_is_written_while_somebody_reads_is_left_for_the_next_reader(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 1)
+    store = FeedbackStore(database)
+    store.add([Feedback(f"text {n}", ("a",)) for n in range(3)])
+    for read, expected in ((store.export, ["text 0", "text 2"]), (store.newest_first, ["late", "text 2", "text 0"])):
+        reading = read()
+        seen = [next(reading).text]
+        with database.write() as connection:
+            connection.execute(delete(feedback).where(feedback.c.text == "text 1"))
+        store.add([Feedback("late", ("a",))])
+        assert expected == [*seen, *(example.text for example in reading)]
+        assert store.watermark() == 4 + (read == store.newest_first)
 
 
-def test_deleted_record_is_hidden_and_still_counted_in_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    store, other = FeedbackStore(path), FeedbackStore(path)
-    store.add([Feedback(f"text {n}", ("a",), user_id=f"user {n % 2}") for n in range(4)])
-    assert len(other.records()) == 4
-    deleted = store.delete(lambda record: record.user_id == "user 1")
-    assert [record.text for record in deleted] == ["text 1", "text 3"]
-    for reader in (store, other, FeedbackStore(path)):
-        assert [record.text for record in reader.records()] == ["text 0", "text 2"]
-        assert (reader.count(), reader.count_new_texts(1)) == (4, 1)
-    assert "user 1" not in path.read_text()
-    assert store.delete(lambda record: record.user_id == "user 1") == []
+def test_request_of_one_caller_is_stored_once_and_that_of_another_caller_too(database: Database) -> None:
+    def add(user_id: str) -> str:
+        return FeedbackStore(database).add([Feedback("rainy day", ("a",), user_id=user_id, request_id="order-17")])[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        ids = list(pool.map(add, ["anna", "ben", ""] * 4))
+    assert [ids[:3]] * 4 == [ids[start : start + 3] for start in (0, 3, 6, 9)]
+    assert len(set(ids)) == 3
+    assert len(read_feedback(database)) == 3
 
 
-def test_file_that_was_replaced_by_a_shorter_one_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    store = FeedbackStore(path)
-    store.add([Feedback(f"text {n}", ("a",)) for n in range(5)])
-    store.records()
-    kept = path.read_bytes().splitlines(keepends=True)[3]
-    path.write_bytes(kept)
-    assert [record.text for record in store.records()] == ["text 3"]
+def test_request_that_comes_twice_in_one_call_is_stored_once(database: Database) -> None:
+    twice = [Feedback("rainy day", ("a",), request_id="x"), Feedback("rainy day", ("b",), request_id="x")]
+    first, second = FeedbackStore(database).add(twice)
+    assert (first, [["a"]]) == (second, [row.labels for row in read_feedback(database)])
+
+
+def test_new_texts_count_once_however_they_are_spelt_and_not_when_they_are_gone(database: Database) -> None:
+    store = FeedbackStore(database)
+    store.add([Feedback("seen", ("a",)), Feedback("new", ("a",)), Feedback("NEW!", ("b",)), Feedback("gone", ("a",))])
+    with database.write() as connection:
+        connection.execute(delete(feedback).where(feedback.c.text == "gone"))
+    assert tuple(map(store.count_new_texts, (0, 1, 3))) == (2, 1, 0)
+    assert store.watermark() == 4
+
+
+def test_counting_new_texts_stops_at_its_bound(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_COUNTED", 2)
+    FeedbackStore(database).add([Feedback(f"text {n}", ("a",)) for n in range(5)])
+    assert FeedbackStore(database).count_new_texts(0) == 2
+
+
+def test_labels_of_an_experiment_are_those_of_its_newest_queries_and_the_last_word_counts(database: Database) -> None:
+    keep(database, *(make_record(f"q{n}", experiment_id="e1" if n else "e0") for n in range(4)))
+    store = FeedbackStore(database)
+    said = [("q0", "a"), ("q1", "a"), ("q2", "a"), ("q3", "a"), ("q3", "b"), ("", "c")]
+    store.add([Feedback("soup", (label,), query_id) for query_id, label in said])
+    store.add([Feedback("soup", (), "q2")])
+    assert store.labels_in_experiment("e1", 2) == {"q2": ("a",), "q3": ("b",)}

@@ -21,7 +21,7 @@ from services.trainer.graphs.version import (
 )
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.storage import to_json
-from tests.registries import MODEL, promote
+from tests.registries import open_registry, promote
 
 EXAMPLES = [Example(f"{noun} number {n}", (noun,)) for n in range(40) for noun in ("soup", "cake")]
 TAUGHT = [Example(f"glorpy {n}", ("cake",)) for n in range(10)]
@@ -29,7 +29,7 @@ TAUGHT = [Example(f"glorpy {n}", ("cake",)) for n in range(10)]
 
 @pytest.fixture
 def registry(tmp_path: Path) -> ModelRegistry:
-    return ModelRegistry(tmp_path, MODEL, 10)
+    return open_registry(tmp_path)
 
 
 @pytest.fixture(scope="module")

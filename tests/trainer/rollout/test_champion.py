@@ -1,10 +1,12 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
-from filelock import FileLock
 from moodfood.inference.v1 import inference_pb2_grpc
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.repository.errors import RepositoryUnavailable
+from services.trainer.database.leases import CHAMPION
 from services.trainer.errors import (
     ChampionChanged,
     ModelVersionNotFound,
@@ -20,7 +22,7 @@ from services.trainer.rollout import replicas as rollout
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 from tests.fakes import FakeReplica, running
-from tests.registries import promote
+from tests.registries import history_of, leases_of, promote
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +45,13 @@ async def fails(_manifest: pb.Manifest) -> list[pb.RuleResult]:
 
 
 def make_champion(registry: ModelRegistry, *targets: str, rehearse: Rehearse = passes) -> Champion:
-    return Champion(registry, targets, rehearse)
+    return Champion(registry, leases_of(registry), targets, rehearse)
+
+
+def gate_refuses(registry: ModelRegistry, version: int) -> None:
+    """Write that the gate refused a version, as if it had always been so."""
+    decision = '{"promoted": false, "rules": [{"rule": "golden_all_right", "passed": false}]}'
+    registry.records.write(replace(registry.records.list_newest(10)[-version], decision_json=decision))
 
 
 def alias_of(registry: ModelRegistry) -> tuple[int, int, int]:
@@ -59,7 +67,7 @@ async def test_promotion_swaps_every_replica_then_moves_the_alias(registry: Mode
     assert [(2, 2)] == one.reloads == two.reloads
     assert alias_of(registry) == (2, 2, 1)
     assert [replica.version for replica in changed.replicas] == [2, 2]
-    last = registry.history.entries()[-1]
+    last = history_of(registry)[-1]
     assert (last.by, last.reason, last.from_version, last.to_version) == ("anna", "better", 1, 2)
 
 
@@ -85,7 +93,7 @@ async def test_replica_that_refuses_to_commit_sends_everybody_back(registry: Mod
     version, generation, _ = alias_of(registry)
     assert version == 1 == willing.serving == refusing.serving
     assert generation > willing.reloads[0][1]
-    assert registry.history.entries()[-1].action == pb.HISTORY_ACTION_REASSERTED
+    assert history_of(registry)[-1].action == pb.HISTORY_ACTION_REASSERTED
     assert raised.value.replicas[0].error == "swapped, then went back because another replica refused"
 
 
@@ -94,16 +102,15 @@ async def test_disk_that_takes_no_alias_sends_everybody_back(
 ) -> None:
     replica = FakeReplica()
 
-    def full(*_arguments: object, expected: int) -> pb.ChampionAlias:
-        raise StorageFailed("cannot write champion: No space left on device")
+    def full(*_: object) -> None:
+        raise RepositoryUnavailable("cannot write champion: No space left on device")
 
-    monkeypatch.setattr(registry.alias, "move", full)
     async with running(replica, ADD) as address:
-        with pytest.raises(StorageFailed):
-            await make_champion(registry, address).promote(Change(2, 1, "anna", "better"))
+        with monkeypatch.context() as patched:
+            patched.setattr(registry.repository, "swap", full)
+            with pytest.raises(StorageFailed, match="No space left"):
+                await make_champion(registry, address).promote(Change(2, 1, "anna", "better"))
         assert replica.serving == 1 == alias_of(registry)[0]
-        monkeypatch.undo()
-        monkeypatch.setattr(rollout, "STARTING_ATTEMPTS", 2)
         await make_champion(registry, address).promote(Change(2, 1, "anna", "the disk has room again"))
     assert replica.serving == 2 == alias_of(registry)[0]
 
@@ -118,9 +125,11 @@ async def test_replica_ahead_of_the_alias_is_called_back_when_the_trainer_starts
 
 
 async def test_only_one_trainer_on_a_store_changes_the_champion_at_a_time(registry: ModelRegistry) -> None:
-    with FileLock(registry.folder / ".changing", thread_local=False), pytest.raises(PromotionInProgress):
+    lease = leases_of(registry).take(CHAMPION)
+    assert lease is not None
+    with pytest.raises(PromotionInProgress):
         await make_champion(registry, NOBODY).promote(Change(2, 1, "anna", ""))
-    assert alias_of(registry)[0] == 1
+    assert alias_of(registry) == (1, 1, 0)
 
 
 async def test_two_promotions_at_once_in_one_trainer_make_one_change(registry: ModelRegistry) -> None:
@@ -171,7 +180,7 @@ async def test_two_people_who_roll_back_at_once_go_back_one_champion(registry: M
 
 async def test_rollback_waits_for_no_rehearsal_and_asks_no_gate_again(registry: ModelRegistry) -> None:
     promote(registry, 2)
-    (registry.folder / "1" / "decision.json").unlink()
+    gate_refuses(registry, 1)
     champion = make_champion(registry, rehearse=fails)
     assert (await champion.roll_back("anna", "")).alias.version == 1
 
@@ -180,7 +189,7 @@ async def test_version_that_was_only_validated_is_rehearsed_before_it_is_promote
     with pytest.raises(VersionRefused, match="rehearsal_loads"):
         await make_champion(registry, rehearse=fails).promote(Change(2, 1, "anna", ""))
     assert alias_of(registry)[0] == 1
-    last = registry.history.entries()[-1]
+    last = history_of(registry)[-1]
     assert (last.action, last.to_version) == (pb.HISTORY_ACTION_REFUSED, 2)
     assert not registry.versions.decision(2).promoted
     with pytest.raises(VersionRefused):
@@ -207,9 +216,9 @@ async def test_history_tells_what_the_gate_measured(registry: ModelRegistry) -> 
     async with running(replica, ADD) as address:
         await make_champion(registry, address).promote(Change(2, 1, "anna", "better"))
     assert [rule.rule for rule in registry.versions.decision(2).rules] == [
-        r.rule for r in registry.history.entries()[-1].rules
+        r.rule for r in history_of(registry)[-1].rules
     ]
-    assert registry.history.entries()[-1].rules
+    assert history_of(registry)[-1].rules
 
 
 async def test_replica_that_is_away_does_not_stop_a_promotion(registry: ModelRegistry) -> None:
@@ -227,8 +236,7 @@ async def test_run_that_reaches_no_replica_promotes_nothing(registry: ModelRegis
 
 
 async def test_version_that_the_gate_refused_cannot_be_promoted(registry: ModelRegistry) -> None:
-    path = registry.folder / "2" / "decision.json"
-    path.write_text('{"promoted": false, "rules": [{"rule": "golden_all_right", "passed": false}]}')
+    gate_refuses(registry, 2)
     with pytest.raises(VersionRefused, match="golden_all_right"):
         await make_champion(registry, NOBODY).promote(Change(2, 1, "anna", ""))
     with pytest.raises(ModelVersionNotFound):
@@ -245,7 +253,7 @@ async def test_rollback_brings_the_former_champion_back_once_and_goes_further_tw
         with pytest.raises(NoFormerChampion):
             await champion.roll_back("ben", "again")
     assert 1 == changed.alias.version == replica.serving
-    last = registry.history.entries()[-1]
+    last = history_of(registry)[-1]
     assert (last.action, last.by, last.reason) == (pb.HISTORY_ACTION_ROLLED_BACK, "ben", "answers got worse")
 
 

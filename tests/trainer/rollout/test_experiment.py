@@ -1,12 +1,11 @@
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from moodfood.inference.v1 import inference_pb2_grpc
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.trainer.database.database import Database
 from services.trainer.errors import (
     ExperimentInProgress,
     InvalidRequest,
@@ -15,14 +14,16 @@ from services.trainer.errors import (
     TrainerError,
     VersionRefused,
 )
-from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory, ShadowAnswer
+from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
+from services.trainer.feedback.query_store import QueryStore
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.rollout.experiment import Experiments
 from services.trainer.rollout.experiment_verdict import Observed, Pair, observe, pairs_of, reason_to_stop, verdict
 from tests.fakes import FakeReplica, running
-from tests.registries import promote
+from tests.query_records import keep, make_record
+from tests.registries import history_of, leases_of, open_registry, promote
 
 pytestmark = pytest.mark.anyio
 
@@ -120,34 +121,45 @@ async def passes(_manifest: pb.Manifest) -> list[pb.RuleResult]:
 
 
 class Bench:
-    """A registry, a log and feedback, on which experiments are made."""
+    """A registry, queries and feedback, on which experiments are made."""
 
-    def __init__(self, registry: ModelRegistry, folder: Path, target: str = "127.0.0.1:1") -> None:
-        self.registry, self.log = registry, folder / "queries.jsonl"
-        self.feedback = FeedbackStore(folder / "feedback.jsonl")
+    def __init__(self, registry: ModelRegistry, url: str, target: str = "127.0.0.1:1") -> None:
+        self.registry, self.database = registry, Database(url)
+        self.feedback = FeedbackStore(self.database)
         self.experiments = Experiments(
-            registry, Champion(registry, [target], passes), passes, QueryHistory(self.log), self.feedback
+            registry,
+            Champion(registry, leases_of(registry), [target], passes),
+            passes,
+            QueryStore(self.database),
+            self.feedback,
         )
 
     def answer(self, count: int, **shadow: object) -> None:
         experiment = self.registry.experiment.read()
         assert experiment is not None
-        for n in range(count):
-            other: Mapping[str, object] = {"model_version": 2, "label": "soup", "latency_micros": 60, **shadow}
-            row = {
-                "event": "query", "query_id": f"q{n}", "text": f"some soup {n}", "stage": "linear",
-                "latency_micros": 50,
-                "labels": [{"label": "soup" if n % 2 else "cake", "confidence": 0.9}], "arm": "champion",
-                "experiment_id": experiment.experiment_id, "shadow": other,
-            }  # fmt: skip
-            with self.log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        other: Mapping[str, object] = {"model_version": 2, "label": "soup", "latency_micros": 60, **shadow}
+        keep(
+            self.database,
+            *(
+                make_record(
+                    f"q{n}",
+                    f"some soup {n}",
+                    labels=[{"label": "soup" if n % 2 else "cake", "confidence": 0.9}],
+                    arm="champion",
+                    experiment_id=experiment.experiment_id,
+                    shadow=other,
+                )
+                for n in range(count)
+            ),
+        )
 
 
-async def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry: ModelRegistry, tmp_path: Path) -> None:
-    begun = await Bench(registry, tmp_path).experiments.start(CANARY, 2, 0.0, "anna")
+async def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(
+    registry: ModelRegistry, sqlite_url: str
+) -> None:
+    begun = await Bench(registry, sqlite_url).experiments.start(CANARY, 2, 0.0, "anna")
     assert (begun.share, begun.champion_version, begun.running) == (0.1, 1, True)
-    restarted = Bench(registry, tmp_path)
+    restarted = Bench(registry, sqlite_url)
     with pytest.raises(ExperimentInProgress, match=begun.experiment_id):
         await restarted.experiments.start(SHADOW, 2, 0.0, "ben")
     assert registry.experiment.read() == begun
@@ -165,27 +177,27 @@ async def test_one_experiment_goes_on_at_a_time_and_survives_a_restart(registry:
 )
 async def test_experiment_that_means_nothing_does_not_begin(
     registry: ModelRegistry,
-    tmp_path: Path,
+    sqlite_url: str,
     kind: pb.ExperimentKind.ValueType,
     version: int,
     share: float,
     error: type[TrainerError],
 ) -> None:
     with pytest.raises(error):
-        await Bench(registry, tmp_path).experiments.start(kind, version, share, "")
+        await Bench(registry, sqlite_url).experiments.start(kind, version, share, "")
     assert registry.experiment.read() is None
 
 
-async def test_version_that_the_gate_refused_meets_no_caller(registry: ModelRegistry, tmp_path: Path) -> None:
-    (registry.folder / "2" / "decision.json").write_text('{"promoted": false}')
+async def test_version_that_the_gate_refused_meets_no_caller(registry: ModelRegistry, sqlite_url: str) -> None:
+    registry.records.write(replace(registry.records.list_newest(1)[0], decision_json='{"promoted": false}'))
     with pytest.raises(VersionRefused):
-        await Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+        await Bench(registry, sqlite_url).experiments.start(SHADOW, 2, 1.0, "")
 
 
-async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistry, tmp_path: Path) -> None:
+async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistry, sqlite_url: str) -> None:
     replica = FakeReplica()
     async with running(replica, inference_pb2_grpc.add_InferenceServiceServicer_to_server) as address:
-        bench = Bench(registry, tmp_path, address)
+        bench = Bench(registry, sqlite_url, address)
         await bench.experiments.start(SHADOW, 2, 1.0, "anna")
         bench.answer(100)
         bench.feedback.add([Feedback(f"some soup {n}", ("soup",), f"q{n}") for n in range(100)])
@@ -197,12 +209,12 @@ async def test_winner_is_promoted_when_that_was_asked_for(registry: ModelRegistr
         ) == (100, 0.5, 100, 0.5, 1.0)  # fmt: skip
         ended, promoted = await bench.experiments.stop("anna", "", promote=True)
     assert (promoted, replica.serving, ended.running) == (True, 2, False), ended.result.decision.rules
-    assert "won experiment" in registry.history.entries()[-1].reason
-    assert len((registry.folder / "experiments.jsonl").read_text().splitlines()) == 1
+    assert "won experiment" in history_of(registry)[-1].reason
+    assert [ended] == registry.experiment.list_newest(10)
 
 
-async def test_undecided_challenger_is_not_promoted(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path)
+async def test_undecided_challenger_is_not_promoted(registry: ModelRegistry, sqlite_url: str) -> None:
+    bench = Bench(registry, sqlite_url)
     await bench.experiments.start(SHADOW, 2, 1.0, "anna")
     bench.answer(100)
     ended, promoted = await bench.experiments.stop("anna", "enough", promote=True)
@@ -218,9 +230,9 @@ async def test_undecided_challenger_is_not_promoted(registry: ModelRegistry, tmp
     ("shadow", "reason"), [({"error": "RuntimeError"}, "failed at 60"), ({"latency_micros": 9000}, "slow")]
 )
 async def test_challenger_that_errs_or_slows_is_stopped_by_itself(
-    registry: ModelRegistry, tmp_path: Path, shadow: dict[str, object], reason: str
+    registry: ModelRegistry, sqlite_url: str, shadow: dict[str, object], reason: str
 ) -> None:
-    bench = Bench(registry, tmp_path)
+    bench = Bench(registry, sqlite_url)
     await bench.experiments.start(CANARY, 2, 0.5, "anna")
     await bench.experiments.watch_once()
     bench.answer(60, **shadow)
@@ -230,8 +242,8 @@ async def test_challenger_that_errs_or_slows_is_stopped_by_itself(
     assert (ended.running, reason in ended.reason) == (False, True)
 
 
-async def test_another_champion_ends_the_experiment(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path)
+async def test_another_champion_ends_the_experiment(registry: ModelRegistry, sqlite_url: str) -> None:
+    bench = Bench(registry, sqlite_url)
     await bench.experiments.start(CANARY, 2, 0.5, "anna")
     promote(registry, 2)
     await bench.experiments.watch_once()
@@ -240,8 +252,8 @@ async def test_another_champion_ends_the_experiment(registry: ModelRegistry, tmp
     assert (ended.running, ended.reason) == (False, "the champion changed")
 
 
-async def test_challenger_is_kept_while_it_is_on_trial(registry: ModelRegistry, tmp_path: Path) -> None:
-    registry = ModelRegistry(registry.folder.parent, registry.model, keep_versions=1)
-    await Bench(registry, tmp_path).experiments.start(SHADOW, 2, 1.0, "")
+async def test_challenger_is_kept_while_it_is_on_trial(registry: ModelRegistry, sqlite_url: str) -> None:
+    registry = open_registry(registry.folder.parent, keep_versions=1)
+    await Bench(registry, sqlite_url).experiments.start(SHADOW, 2, 1.0, "")
     registry.prune()
     assert 2 in registry.versions.numbers()

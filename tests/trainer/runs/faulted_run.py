@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 from tests.conftest import small_plan
-from tests.registries import MODEL
+from tests.registries import MODEL, database_beside
 
 STORAGE_FAILED = 3
 WRITING_STAGES = (RunStage.SNAPSHOT, RunStage.REGISTER)
@@ -36,9 +37,9 @@ class FaultedRun:
         self.folder, self.models = folder, folder / "models"
         shutil.copytree(trained, self.models)
         shutil.rmtree(self.models / MODEL / "snapshots")
-        feedback = folder / "feedback.jsonl"
-        FeedbackStore(feedback).add([Feedback(f"something glorptastic {n}", ("flavor_spicy",)) for n in range(5)])
-        self.plan = small_plan(data, self.models, feedback)
+        with closing(database_beside(self.models)) as database:
+            FeedbackStore(database).add([Feedback(f"something glorptastic {n}", ("flavor_spicy",)) for n in range(5)])
+        self.plan = small_plan(data, self.models)
         self.stage = RunStage.COLLECT
         self.writes: Counter[str] = Counter()
         self.is_child = False
@@ -86,6 +87,7 @@ class FaultedRun:
 
     def fork(self, write: int, fault: str) -> int:
         before, left = self.folder / "before", self.folder / f"{self.stage.value} {fault} {write}"
+        self.plan.database.close()  # an open SQLite file must not be carried into a fork, or to another folder
         shutil.copytree(self.models, before)
         child = os.fork()
         if child == 0:

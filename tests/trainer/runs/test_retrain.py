@@ -11,15 +11,21 @@ from pathlib import Path
 import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
 
+from services.trainer.database.database import Database
+from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.dataset.vectors import digest_of, open_vectors, to_keys
 from services.trainer.errors import BrokenData, SnapshotNotFound, StageFailed
+from services.trainer.feedback.deletion import delete_person
+from services.trainer.feedback.run_feedback import RunFeedback
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.graphs.version import open_serving_model
 from services.trainer.registry.registry import ModelRegistry
+from services.trainer.runs.collect import collect
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import Report, RunStage
 from tests.conftest import ENCODER, ROOT, SMALL_LABELS, FirstRun, small_plan
-from tests.registries import MODEL, promote
+from tests.registries import MODEL, database_beside, open_registry, promote
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def without_encoder(plan: Plan) -> Plan:
 
 
 def test_stages_come_in_order_and_a_version_is_registered(first_run: FirstRun) -> None:
-    versions = ModelRegistry(first_run.models, MODEL, 10).versions
+    versions = open_registry(first_run.models).versions
     seen = list(dict.fromkeys(stage for stage, _ in first_run.reports))
     assert [stage for stage in RunStage if stage not in {RunStage.REHEARSE, RunStage.PROMOTE}] == seen
     percents = [stage.percent(share) for stage, share in first_run.reports]
@@ -80,11 +86,11 @@ def test_stages_come_in_order_and_a_version_is_registered(first_run: FirstRun) -
         "model.onnx", "explanation.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx",
         "manifest.json", "evaluation.json", "decision.json",
     } == {path.name for path in folder.iterdir()}  # fmt: skip
-    assert (first_run.models / MODEL / "snapshots" / f"{versions.manifest(1).snapshot.id}.jsonl").exists()
+    assert (first_run.models / MODEL / "snapshots" / f"{versions.manifest(1).snapshot.id}.parquet").exists()
 
 
 def test_same_data_gives_the_same_model(trained_models: Path) -> None:
-    registry = ModelRegistry(trained_models, MODEL, 10)
+    registry = open_registry(trained_models)
     for name in ("model.onnx", "head.onnx", "judged_model.onnx", "judged_head.onnx"):
         assert registry.versions.file(1, name) == registry.versions.file(2, name)
     assert registry.versions.manifest(1).snapshot.id == registry.versions.manifest(2).snapshot.id
@@ -92,6 +98,7 @@ def test_same_data_gives_the_same_model(trained_models: Path) -> None:
 
 REPEATED_RUN = """
 import sys
+from services.trainer.runs.collect import collect
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.retrain import retrain
 models, encoder, snapshot = sys.argv[1:]
@@ -101,7 +108,7 @@ print(retrain(Plan(models, "small", 10, (), encoder_dir=encoder, snapshot_id=sna
 
 def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same_bytes(models: Path) -> None:
     """The seed of Python's hashes is another one there, so the order of no set plays a part."""
-    versions = ModelRegistry(models, MODEL, 10).versions
+    versions = open_registry(models).versions
     snapshot = versions.manifest(1).snapshot
     finished = subprocess.run(
         [sys.executable, "-c", REPEATED_RUN, str(models), str(ENCODER), snapshot.id],
@@ -116,9 +123,9 @@ def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same
 
 
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
+    registry = open_registry(models)
     name = registry.versions.manifest(1).snapshot.id
-    path = registry.snapshots_folder / f"{name}.jsonl"
+    path = registry.snapshots_folder / f"{name}.parquet"
     for damage in (path.read_bytes()[:-20], b"", b'{"part": "nowhere"}\n'):
         path.write_bytes(damage)
         with pytest.raises(SnapshotNotFound, match=name):
@@ -128,8 +135,8 @@ def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models
 
 
 def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data: Path, models: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
-    path = registry.snapshots_folder / f"{registry.versions.manifest(1).snapshot.id}.jsonl"
+    registry = open_registry(models)
+    path = registry.snapshots_folder / f"{registry.versions.manifest(1).snapshot.id}.parquet"
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
     with pytest.raises(StageReached):
@@ -137,11 +144,11 @@ def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data:
     assert intact == path.read_bytes()
 
 
-def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path, tmp_path: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
-    store = FeedbackStore(tmp_path / "feedback.jsonl")
+def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path) -> None:
+    registry = open_registry(models)
+    store = FeedbackStore(database_beside(models))
     store.add([Feedback(f"something glorptastic number {n}", ("flavor_spicy",)) for n in range(30)])
-    result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
+    result = train(small_plan(small_data, models))
     assert result.decision.promoted, result.failed
     assert top_label(registry, result.version, "a glorptastic evening") == "flavor_spicy"
     assert top_label(registry, 1, "a glorptastic evening") != "flavor_spicy"
@@ -154,21 +161,21 @@ def test_word_that_feedback_taught_is_understood(small_data: Path, models: Path,
     ids=["texts unlike any other", "texts like the real ones"],
 )
 def test_poisoned_feedback_is_refused_with_the_rules_that_failed(
-    small_data: Path, models: Path, tmp_path: Path, text: Callable[[int], str]
+    small_data: Path, models: Path, text: Callable[[int], str]
 ) -> None:
     chance = random.Random(7)
-    store = FeedbackStore(tmp_path / "feedback.jsonl")
+    store = FeedbackStore(database_beside(models))
     store.add([Feedback(text(n), (chance.choice(SMALL_LABELS),)) for n in range(600)])
-    result = train(small_plan(small_data, models, tmp_path / "feedback.jsonl"))
+    result = train(small_plan(small_data, models))
     assert (result.decision.promoted, result.failed) == (False, {"feedback_learned"})
     decision = json.loads((models / MODEL / str(result.version) / "decision.json").read_text())
     assert decision["promoted"] is False
 
 
-def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, tmp_path: Path) -> None:
-    store = FeedbackStore(tmp_path / "feedback.jsonl")
+def test_held_out_and_golden_queries_are_never_learned(small_data: Path, models: Path, sqlite_url: str) -> None:
+    store = FeedbackStore(Database(sqlite_url))
     store.add([Feedback("Pizza!", ("emotion_sad",))])
-    result = train(without_encoder(small_plan(small_data, models, tmp_path / "feedback.jsonl")))
+    result = train(without_encoder(small_plan(small_data, models, sqlite_url)))
     assert result.snapshot.dropped["reserved_for_evaluation"] >= 1
     assert result.decision.promoted
 
@@ -178,6 +185,7 @@ def test_any_labels_and_examples_can_be_trained_without_a_taxonomy(tmp_path: Pat
     rows = [{"text": f"turn the {w} {a} number {n}", "labels": [f"{w}_{a}"]}
             for n in range(60) for w in ("light", "radio") for a in ("on", "off")]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    database_beside(tmp_path / "m")
     result = train(Plan(str(tmp_path / "m"), "home", 10, (str(path),)))
     assert (result.decision.promoted, result.evaluation.accuracy) == (True, 1.0)
     assert dict(result.snapshot.dropped) == {"malformed_line": 1}
@@ -192,6 +200,7 @@ def test_too_little_data_ends_the_run_and_registers_nothing(
 ) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    database_beside(tmp_path / "m")
     plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
     with pytest.raises(error):
         retrain(plan, lambda _stage, _share: None)
@@ -199,12 +208,13 @@ def test_too_little_data_ends_the_run_and_registers_nothing(
 
 
 def test_file_that_is_missing_is_broken_data(tmp_path: Path) -> None:
+    database_beside(tmp_path)
     with pytest.raises(BrokenData, match="nowhere"):
         retrain(Plan(str(tmp_path), "home", 10, (str(tmp_path / "nowhere.jsonl"),)), lambda _stage, _share: None)
 
 
 def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(small_data: Path, models: Path) -> None:
-    registry = ModelRegistry(models, MODEL, 10)
+    registry = open_registry(models)
     promote(registry, 2)
     (registry.folder / "2" / "judged_model.onnx").unlink()
     with pytest.raises(StageFailed, match="the champion, version 2, cannot be read"):
@@ -212,6 +222,7 @@ def test_champion_that_cannot_be_read_stops_the_run_instead_of_lowering_the_bar(
 
 
 def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Path, tmp_path: Path) -> None:
+    database_beside(tmp_path)
     plan = replace(small_plan(small_data, tmp_path), encoder_dir=str(tmp_path / "nowhere"))
     result = train(plan)
     assert result.decision.promoted
@@ -220,7 +231,7 @@ def test_without_an_encoder_the_version_has_no_transformer_stage(small_data: Pat
 
 
 def test_choices_and_their_curves_are_in_the_report(trained_models: Path) -> None:
-    registry = ModelRegistry(trained_models, MODEL, 10)
+    registry = open_registry(trained_models)
     choices, head = registry.versions.evaluation(1).choices, registry.versions.manifest(1).head
     assert choices.out_of_fold_examples > 100
     assert head.escalate_below_margin > 0
@@ -241,3 +252,52 @@ def test_examples_without_a_label_are_learned_as_out_of_scope(small_data: Path, 
     result = train(plan)
     assert result.evaluation.out_of_scope_examples > 0
     assert result.evaluation.out_of_scope_recall >= 0.9
+
+
+def forgetting_at(last: RunStage, database: Database) -> Report:
+    """Return a report that deletes what anna said when a run begins a stage."""
+
+    def report(stage: RunStage, _share: float) -> None:
+        if stage is last:
+            with database.write() as connection:
+                delete_person(connection, "anna")
+
+    return report
+
+
+@pytest.mark.parametrize("stage", [RunStage.SNAPSHOT, RunStage.REGISTER])
+@pytest.mark.parametrize("is_repeated", [False, True], ids=["data as it is", "snapshot repeated"])
+def test_words_that_are_deleted_while_a_run_goes_on_are_not_registered(
+    tmp_path: Path, stage: RunStage, is_repeated: bool
+) -> None:
+    rows = [{"text": f"turn the light {a} number {n}", "labels": [a]} for n in range(60) for a in ("on", "off")]
+    path, database = tmp_path / "examples.jsonl", database_beside(tmp_path / "m")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    FeedbackStore(database).add(
+        [Feedback("my own lamp", ("on",), user_id="anna"), Feedback("the lamp", ("on",), user_id="ben")]
+    )
+    plan = Plan(str(tmp_path / "m"), "home", 10, (str(path),))
+    if is_repeated:
+        snapshot, _ = collect(plan, RunFeedback(database), None, lambda _stage, _share: None)
+        plan = replace(plan, snapshot_id=snapshot.id)
+    with pytest.raises(StageFailed, match="1 of the texts that the run learned from were deleted"):
+        retrain(plan, forgetting_at(stage, database))
+    assert plan.registry.versions.numbers() == []
+    assert list(plan.registry.snapshots_folder.iterdir()) == []
+    again = train(replace(plan, snapshot_id=""))
+    learned = read_snapshot(again.snapshot.id, plan.registry.snapshots_folder).fitted_examples
+    assert tuple(text in {example.text for example in learned} for text in ("the lamp", "my own lamp")) == (True, False)
+
+
+def test_embeddings_of_words_that_are_deleted_while_a_run_goes_on_are_deleted_too(
+    small_data: Path, models: Path, tmp_path: Path
+) -> None:
+    database = database_beside(models)
+    FeedbackStore(database).add([Feedback("my secret porridge", ("meal_breakfast",), user_id="anna")])
+    plan = small_plan(small_data, models)
+    with pytest.raises(StageFailed, match="were deleted"):
+        retrain(plan, forgetting_at(RunStage.REGISTER, database))
+    (path,) = plan.registry.embeddings_folder.iterdir()
+    found = open_vectors(path).find(to_keys([digest_of("my secret porridge"), digest_of("pizza")]))
+    assert (found[0], found[1] >= 0) == (-1, True)
+    assert plan.registry.versions.numbers() == [2, 1]

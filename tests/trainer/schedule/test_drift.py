@@ -1,11 +1,11 @@
-import json
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.trainer.feedback.query_history import AnsweredQuery, QueryHistory
+from services.trainer.database.database import Database
+from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.query_store import QueryStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.schedule.drift import (
     REFERENCE_QUERIES,
@@ -73,29 +73,63 @@ def test_index_is_the_textbook_one_less_what_chance_adds() -> None:
     assert textbook - 0.002 == pytest.approx(stability_index(counts), abs=2e-3)
 
 
-def test_reference_is_the_first_traffic_of_the_champion_and_outlives_the_log(
-    registry: ModelRegistry, tmp_path: Path
-) -> None:
-    log, seconds = tmp_path / "queries.jsonl", count()
+class Queries(QueryStore):
+    """Answered queries, one a second, in memory."""
 
-    def write(queries: int, label: str, version: int = 1) -> None:
-        row = {"event": "query", "text": "x", "stage": "linear",
-               "model_version": version, "labels": [{"label": label, "confidence": 0.9}]}  # fmt: skip
-        with log.open("a") as file:
-            for n in range(queries):
-                moment = next(seconds)
-                at = f"2100-01-01T{moment // 3600:02}:{moment // 60 % 60:02}:{moment % 60:02}Z"
-                file.write(json.dumps({**row, "query_id": f"{label}{version}{n}", "at": at}) + "\n")
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.stored = list[AnsweredQuery]()
+
+    def add(self, count: int, label: str, version: int = 1) -> None:
+        since = 4e9 + len(self.stored)
+        self.stored.extend(
+            AnsweredQuery(f"{since + n}", "x", since + n, label, 0.9, 0.0, "linear", version, 1) for n in range(count)
+        )
+
+    def first_of(self, version: int, since_micros: int, count: int) -> list[AnsweredQuery]:
+        return [query for query in self.stored if query.version == version and query.at * 1e6 >= since_micros][:count]
+
+    def newest_of(self, version: int, count: int, after_micros: int) -> list[AnsweredQuery]:
+        return [query for query in self.stored if query.version == version and query.at * 1e6 > after_micros][-count:]
+
+
+def test_reference_is_the_first_traffic_of_the_champion_and_outlives_the_queries(
+    database: Database, registry: ModelRegistry
+) -> None:
+    queries = Queries(database)
 
     def drift_now() -> Drift:
-        return measure_champion_drift(tmp_path / "drift", registry, QueryHistory(log))
+        return measure_champion_drift(database, registry, queries)
 
-    write(REFERENCE_QUERIES, "soup")
-    write(500, "other version", version=2)
+    queries.add(REFERENCE_QUERIES - 1, "soup")
+    assert (drift_now().reference.queries, drift_now().recent.queries) == (REFERENCE_QUERIES - 1, 0)
+    queries.add(1, "soup")
+    queries.add(500, "other version", version=2)
     assert (drift_now().reference.queries, drift_now().recent.queries) == (REFERENCE_QUERIES, 0)
-    log.unlink()
-    write(300, "cake")
+    queries.add(300, "cake")
+    del queries.stored[: REFERENCE_QUERIES // 2]
     drift = drift_now()
     assert (drift.reference.queries, drift.recent.queries) == (REFERENCE_QUERIES, 300)
     assert len(drift.reasons) == 1
     assert ("cake", 1.0) in drift.moved
+
+
+def test_of_two_trainers_that_keep_a_reference_at_once_the_first_one_counts(
+    database: Database, registry: ModelRegistry
+) -> None:
+    ours, theirs = Queries(database), Queries(database)
+    ours.add(REFERENCE_QUERIES, "soup")
+    theirs.add(REFERENCE_QUERIES, "cake")
+
+    class MeasuredByAnother(Queries):
+        def first_of(self, version: int, since_micros: int, count: int) -> list[AnsweredQuery]:
+            measure_champion_drift(database, registry, theirs)
+            return ours.first_of(version, since_micros, count)
+
+    drift = measure_champion_drift(database, registry, MeasuredByAnother(database))
+    assert dict(drift.reference.labels) == {"cake": REFERENCE_QUERIES}
+
+
+def test_without_a_champion_nothing_is_measured(database: Database, tmp_path: Path) -> None:
+    drift = measure_champion_drift(database, ModelRegistry(tmp_path, "none", 10, database), Queries(database))
+    assert (drift.measured, drift.reference.queries) == (False, 0)

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
+from sqlalchemy import delete
 
 from services.trainer.api.status import read_status
+from services.trainer.database.database import Database
+from services.trainer.database.leases import RUN, Leases
+from services.trainer.database.tables import feedback
 from services.trainer.errors import RetrainInProgress
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.runs.events import EventLog
 from services.trainer.runs.plan import Plan
+from services.trainer.runs.record import begin_run
 from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
 from services.trainer.schedule.drift import Drift, Traffic
@@ -57,12 +62,18 @@ def test_run_is_due_by_samples_by_age_or_by_drift(facts: Facts, rules: DueRules,
 class Bench:
     """A trainer's store on which nothing trains: the plan names a file that is not there."""
 
-    def __init__(self, registry: ModelRegistry, folder: Path, drift: Drift = STEADY, rules: DueRules = RULES) -> None:
-        self.runs, self.feedback = RunStore(folder / "runs"), FeedbackStore(folder / "feedback.jsonl")
+    def __init__(
+        self, registry: ModelRegistry, folder: Path, url: str, drift: Drift = STEADY, rules: DueRules = RULES
+    ) -> None:
+        self.database = Database(url)
+        self.leases = Leases(self.database)
+        self.runs, self.feedback = RunStore(self.database), FeedbackStore(self.database)
         self.events = folder / "queries.jsonl"
         nothing = Plan(str(folder / "models"), registry.model, 10, (str(folder / "nowhere.jsonl"),))
-        champion = Champion(registry, [], lambda _: pytest.fail("nothing is promoted here"))
-        self.runner = Runner(self.runs, registry, champion, EventLog(self.events, folder / "retrain.log"), nothing)
+        champion = Champion(registry, self.leases, [], lambda _: pytest.fail("nothing is promoted here"))
+        self.runner = Runner(
+            self.runs, self.leases, registry, champion, EventLog(self.events, folder / "retrain.log"), nothing
+        )
         self.check = DueCheck(registry, self.feedback, self.runs, lambda: drift, rules)
 
     async def ask(self, trigger: pb.Trigger.ValueType = pb.TRIGGER_SCHEDULED, *, record_skip: bool = True) -> str:
@@ -74,49 +85,51 @@ class Bench:
         return f"{pb.RunState.Name(run.state).removeprefix('RUN_STATE_')} {pb.Trigger.Name(run.trigger)}"
 
 
-async def test_run_that_is_not_due_is_skipped_and_recorded(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path)
+async def test_run_that_is_not_due_is_skipped_and_recorded(
+    registry: ModelRegistry, tmp_path: Path, sqlite_url: str
+) -> None:
+    bench = Bench(registry, tmp_path, sqlite_url)
     assert await bench.ask(pb.TRIGGER_CRON_TRIGGERED) == "SKIPPED TRIGGER_CRON_TRIGGERED"
-    assert list(bench.runs.newest_first()[0].reasons) == ["Not yet - need 50 more samples or 30 more days"]
+    assert list(bench.runs.newest_first(1)[0].reasons) == ["Not yet - need 50 more samples or 30 more days"]
 
 
 async def test_schedule_that_asks_often_leaves_no_record_of_what_was_not_due(
-    registry: ModelRegistry, tmp_path: Path
+    registry: ModelRegistry, tmp_path: Path, sqlite_url: str
 ) -> None:
-    bench = Bench(registry, tmp_path)
+    bench = Bench(registry, tmp_path, sqlite_url)
     assert await bench.ask(record_skip=False) == "nothing"
-    assert bench.runs.newest_first() == []
+    assert bench.runs.newest_first(1) == []
 
 
 async def test_enough_new_texts_begin_a_run_and_repeated_or_deleted_ones_do_not_count(
-    registry: ModelRegistry, tmp_path: Path
+    registry: ModelRegistry, tmp_path: Path, sqlite_url: str
 ) -> None:
-    bench = Bench(registry, tmp_path)
+    bench = Bench(registry, tmp_path, sqlite_url)
     bench.feedback.add([Feedback(f"text {n}", ("goal_comfort",), user_id="anna" if n else "ben") for n in range(50)])
     bench.feedback.add([Feedback("TEXT 1!", ("goal_comfort",))])
-    bench.feedback.delete(lambda record: record.user_id == "ben")
+    with bench.database.write() as connection:
+        connection.execute(delete(feedback).where(feedback.c.user_id == "ben"))
     assert (bench.check.read_facts().samples, bench.check.judge().due) == (49, False)
     bench.feedback.add([Feedback("one more", ("goal_comfort",))])
     assert await bench.ask() == "RUNNING TRIGGER_SCHEDULED"
 
 
-async def test_drift_has_one_run_for_each_champion(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path, DRIFTED, ON_DRIFT)
+async def test_drift_has_one_run_for_each_champion(registry: ModelRegistry, tmp_path: Path, sqlite_url: str) -> None:
+    bench = Bench(registry, tmp_path, sqlite_url, DRIFTED, ON_DRIFT)
     assert await bench.ask() == "RUNNING TRIGGER_DRIFT"
     assert await bench.ask(record_skip=False) == "nothing"
 
 
-async def test_run_that_is_going_on_is_not_doubled(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path, rules=replace(RULES, days=0))
-    other = RunStore(tmp_path / "runs").try_lock()
-    assert other is not None
-    with pytest.raises(RetrainInProgress):
+async def test_run_that_is_going_on_is_not_doubled(registry: ModelRegistry, tmp_path: Path, sqlite_url: str) -> None:
+    bench = Bench(registry, tmp_path, sqlite_url, rules=replace(RULES, days=0))
+    bench.runs.add(begin_run("other", pb.TRIGGER_MANUAL))
+    assert bench.leases.take(RUN) is not None
+    with pytest.raises(RetrainInProgress, match="operations/other"):
         await bench.ask()
-    other.release()
 
 
-async def test_status_says_what_operators_ask_first(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path, DRIFTED)
+async def test_status_says_what_operators_ask_first(registry: ModelRegistry, tmp_path: Path, sqlite_url: str) -> None:
+    bench = Bench(registry, tmp_path, sqlite_url, DRIFTED)
     bench.feedback.add([Feedback("something new", ("goal_comfort",))])
     status = await asyncio.to_thread(read_status, bench.check)
     assert (status.logged_data_status.sample_count, status.model_status.version, status.drift.drifted) == (1, 1, True)
@@ -125,8 +138,10 @@ async def test_status_says_what_operators_ask_first(registry: ModelRegistry, tmp
     assert not status.HasField("last_retrain")
 
 
-async def test_event_of_a_skipped_run_is_in_no_query_log(registry: ModelRegistry, tmp_path: Path) -> None:
-    bench = Bench(registry, tmp_path)
+async def test_event_of_a_skipped_run_is_in_no_query_log(
+    registry: ModelRegistry, tmp_path: Path, sqlite_url: str
+) -> None:
+    bench = Bench(registry, tmp_path, sqlite_url)
     await bench.ask()
     lines = bench.events.read_text().splitlines() if bench.events.exists() else []
     assert [line for line in lines if json.loads(line)["event"] == "retraining"] == []

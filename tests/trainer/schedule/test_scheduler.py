@@ -1,12 +1,17 @@
 import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from moodfood.trainer.v1 import scheduler_pb2 as pb
+from sqlalchemy import text
 
 from services.trainer.api.checks import check_schedule
-from services.trainer.errors import InvalidRequest, RetrainInProgress
+from services.trainer.database.database import Database
+from services.trainer.database.leases import SCHEDULE, Leases
+from services.trainer.errors import InvalidRequest, RetrainInProgress, StorageFailed
 from services.trainer.schedule.calendar import Kind, Schedule, next_moment
 from services.trainer.schedule.scheduler import Scheduler
 
@@ -42,26 +47,33 @@ def test_moment_comes_next(schedule: Schedule, after: str, expected: str) -> Non
 
 
 class Bench:
-    """A store with a clock, on which any number of trainers keep the schedule."""
+    """A database with a clock, on which any number of trainers keep the schedule."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "schedule.json"
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.clock = at("2026-11-23 12:00")
         self.asked: list[bool] = []
-        self.busy = False
+        self.problem: BaseException | None = None
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    async def ask(self, tell: bool) -> str:
+        self.meanwhile()
+        if self.problem is not None:
+            raise self.problem
+        self.asked.append(tell)
+        return "started run 1"
 
     def trainer(self) -> Scheduler:
-        async def ask(tell: bool) -> str:
-            if self.busy:
-                raise RetrainInProgress("operations/other")
-            self.asked.append(tell)
-            return "started run 1"
-
-        return Scheduler(self.path, ask, lambda: self.clock)
+        return Scheduler(self.database, Leases(self.database), self.ask, lambda: self.clock)
 
 
-async def test_run_is_asked_for_when_the_moment_has_come_and_not_before(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+@pytest.fixture
+def bench(sqlite_url: str) -> Iterator[Bench]:
+    with closing(Database(sqlite_url)) as database:
+        yield Bench(database)
+
+
+async def test_run_is_asked_for_when_the_moment_has_come_and_not_before(bench: Bench) -> None:
     subject = bench.trainer()
     assert subject.start(WEEKLY).next_run_at.ToDatetime(UTC) == at("2026-11-29 03:00")
     await subject.tick()
@@ -74,8 +86,7 @@ async def test_run_is_asked_for_when_the_moment_has_come_and_not_before(tmp_path
     assert (state.last_outcome, state.next_run_at.ToDatetime(UTC)) == ("started run 1", at("2026-12-06 03:00"))
 
 
-async def test_moments_missed_while_nobody_was_up_are_caught_up_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_moments_missed_while_nobody_was_up_are_caught_up_once(bench: Bench) -> None:
     bench.trainer().start(WEEKLY)
     bench.clock += timedelta(days=40)
     restarted = bench.trainer()
@@ -85,17 +96,74 @@ async def test_moments_missed_while_nobody_was_up_are_caught_up_once(tmp_path: P
     assert restarted.state().next_run_at.ToDatetime(UTC) == at("2027-01-03 03:00")
 
 
-async def test_two_trainers_on_a_store_ask_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_of_two_trainers_one_asks(database: Database) -> None:
+    bench = Bench(database)
     trainers = [bench.trainer() for _ in range(2)]
     trainers[0].start(WEEKLY)
     bench.clock = at("2026-11-29 03:00:02")
     await asyncio.gather(*(trainer.tick() for trainer in trainers))
     assert bench.asked == [True]
+    assert trainers[1].state().next_run_at.ToDatetime(UTC) == at("2026-12-06 03:00")
 
 
-async def test_stopped_schedule_asks_for_nothing_on_any_trainer(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_schedule_that_is_stopped_while_a_trainer_takes_the_lease_asks_for_nothing(bench: Bench) -> None:
+    first = bench.trainer()
+
+    class Slow(Scheduler):
+        def state(self) -> pb.ScheduleState:
+            seen = super().state()
+            first.stop()
+            return seen
+
+    first.start(WEEKLY)
+    bench.clock = at("2026-11-29 03:00:02")
+    await Slow(bench.database, Leases(bench.database), bench.ask, lambda: bench.clock).tick()
+    assert bench.asked == []
+
+
+async def test_trainer_that_dies_between_taking_the_moment_and_asking_loses_nothing(bench: Bench) -> None:
+    bench.trainer().start(WEEKLY)
+    bench.clock = at("2026-11-29 03:00:02")
+    bench.problem = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.trainer().tick()
+    bench.problem = None
+    await bench.trainer().tick()
+    assert bench.asked == [True]
+
+
+async def test_moment_that_another_trainer_holds_is_left_to_it_until_its_lease_lapses(bench: Bench) -> None:
+    bench.trainer().start(WEEKLY)
+    bench.clock = at("2026-11-29 03:00:02")
+    dead = Leases(bench.database).take(SCHEDULE)
+    assert dead is not None
+    await bench.trainer().tick()
+    assert bench.asked == []
+    Leases(bench.database).give_back(dead)
+    await bench.trainer().tick()
+    assert bench.asked == [True]
+
+
+async def test_schedule_that_is_changed_while_a_trainer_asks_stays_as_it_was_changed(bench: Bench) -> None:
+    subject = bench.trainer()
+    subject.start(WEEKLY)
+    bench.clock = at("2026-11-29 03:00:01")
+    bench.meanwhile = subject.stop
+    await subject.tick()
+    state = subject.state()
+    assert (state.running, state.HasField("next_run_at"), state.last_outcome) == (False, False, "started run 1")
+
+
+def test_of_changes_at_once_none_is_lost(database: Database) -> None:
+    bench = Bench(database)
+    with ThreadPoolExecutor(4) as pool:
+        states = list(pool.map(lambda _: bench.trainer().start(WEEKLY), range(8)))
+    assert [state.schedule for state in states] == [WEEKLY] * 8
+    with database.read() as connection:
+        assert connection.scalar(text("SELECT revision FROM schedules")) == 8
+
+
+async def test_stopped_schedule_asks_for_nothing_on_any_trainer(bench: Bench) -> None:
     bench.trainer().start(WEEKLY)
     bench.trainer().stop()
     bench.clock += timedelta(days=40)
@@ -104,8 +172,7 @@ async def test_stopped_schedule_asks_for_nothing_on_any_trainer(tmp_path: Path) 
     assert bench.trainer().state().schedule == WEEKLY
 
 
-async def test_clock_that_was_set_back_does_not_silence_the_schedule(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_clock_that_was_set_back_does_not_silence_the_schedule(bench: Bench) -> None:
     subject = bench.trainer()
     bench.clock = at("2030-01-01 00:00")
     subject.start(WEEKLY)
@@ -117,17 +184,26 @@ async def test_clock_that_was_set_back_does_not_silence_the_schedule(tmp_path: P
     assert bench.asked == [True]
 
 
-async def test_moment_that_meets_a_run_is_asked_again_soon(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.busy = True
+@pytest.mark.parametrize(
+    ("problem", "outcome"),
+    [
+        (RetrainInProgress("operations/other"), "operations/other"),
+        (StorageFailed("the disk of the database is full"), "is full"),
+        (ZeroDivisionError(), "see the log of the trainer"),
+    ],
+)
+async def test_moment_at_which_no_run_can_be_asked_for_comes_again_soon(
+    bench: Bench, problem: Exception, outcome: str
+) -> None:
+    bench.problem = problem
     subject = bench.trainer()
     subject.start(WEEKLY)
     bench.clock = at("2026-11-29 03:00:01")
     await subject.tick()
     state = subject.state()
-    assert "operations/other" in state.last_outcome
+    assert outcome in state.last_outcome
     assert at("2026-11-29 03:05:01") == state.next_run_at.ToDatetime(UTC)
-    bench.busy = False
+    bench.problem = None
     bench.clock = at("2026-11-29 03:05:02")
     await subject.tick()
     assert ("started run 1", at("2026-12-06 03:00")) == (
@@ -136,22 +212,13 @@ async def test_moment_that_meets_a_run_is_asked_again_soon(tmp_path: Path) -> No
     )
 
 
-async def test_adaptive_schedule_asks_often_and_says_nothing_of_it(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_adaptive_schedule_asks_often_and_says_nothing_of_it(bench: Bench) -> None:
     subject = bench.trainer()
     subject.start(ADAPTIVE)
     for _ in range(3):
         bench.clock += timedelta(minutes=16)
         await subject.tick()
     assert bench.asked == [False, False, False]
-
-
-async def test_damaged_file_is_a_stopped_schedule(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.path.write_text('{"running": tr')
-    await bench.trainer().tick()
-    assert not bench.trainer().state().running
-    assert bench.trainer().start(WEEKLY).running
 
 
 @pytest.mark.parametrize(

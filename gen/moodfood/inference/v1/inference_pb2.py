@@ -24,59 +24,68 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from moodfood.events.v1 import events_pb2 as moodfood_dot_events_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%moodfood/inference/v1/inference.proto\x12\x15moodfood.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x06Intent\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"J\n\x0bPassedStage\x12+\n\x05stage\x18\x01 \x01(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x02\n\x0e\x43lassification\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12.\n\x07intents\x18\x02 \x03(\x0b\x32\x1d.moodfood.inference.v1.Intent\x12+\n\x05stage\x18\x03 \x01(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x15\n\rmodel_version\x18\x04 \x01(\x05\x12\x32\n\x06passed\x18\x05 \x03(\x0b\x32\".moodfood.inference.v1.PassedStage\x12*\n\x07latency\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x0b\x65xplanation\x18\x07 \x01(\x0b\x32\".moodfood.inference.v1.Explanation\"r\n\x0b\x45xplanation\x12\r\n\x05label\x18\x01 \x01(\t\x12\x30\n\x05grams\x18\x02 \x03(\x0b\x32!.moodfood.inference.v1.GramWeight\x12\x11\n\tintercept\x18\x03 \x01(\x01\x12\x0f\n\x07summary\x18\x04 \x01(\t\"Y\n\nGramWeight\x12\x0c\n\x04gram\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.moodfood.inference.v1.GramKind\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"S\n\x0f\x43lassifyRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\x12\x12\n\ncaller_key\x18\x04 \x01(\t\"Q\n\x10\x43lassifyResponse\x12=\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32%.moodfood.inference.v1.Classification\"H\n\x14\x42\x61tchClassifyRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\ncaller_key\x18\x03 \x01(\t\"W\n\x15\x42\x61tchClassifyResponse\x12>\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32%.moodfood.inference.v1.Classification\"_\n\x0bUserContext\x12\x13\n\x0btime_of_day\x18\x01 \x01(\t\x12\x0f\n\x07weather\x18\x02 \x01(\t\x12\x0c\n\x04mood\x18\x03 \x01(\t\x12\x1c\n\x14\x64ietary_restrictions\x18\x04 \x03(\t\"\x8c\x01\n\x10RecommendRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".moodfood.inference.v1.UserContext\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x12\n\nmax_dishes\x18\x04 \x01(\x05\x12\x12\n\ncaller_key\x18\x05 \x01(\t\"\xa9\x01\n\x0eRecommendation\x12\x11\n\tfood_name\x18\x01 \x01(\t\x12\x15\n\rfood_category\x18\x02 \x01(\t\x12\x13\n\x0b\x66ood_region\x18\x03 \x01(\t\x12\x14\n\x0c\x66ood_culture\x18\x04 \x01(\t\x12\x11\n\tfood_tags\x18\x05 \x03(\t\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x11\n\treasoning\x18\x07 \x01(\t\x12\r\n\x05\x64iets\x18\x08 \x03(\t\"\x92\x01\n\x11RecommendResponse\x12=\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32%.moodfood.inference.v1.Classification\x12>\n\x0frecommendations\x18\x02 \x03(\x0b\x32%.moodfood.inference.v1.Recommendation\"l\n\x12ReloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x31\n\x05phase\x18\x03 \x01(\x0e\x32\".moodfood.inference.v1.ReloadPhase\"\x99\x01\n\x13ReloadModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x18\n\x10previous_version\x18\x02 \x01(\x05\x12\x17\n\x0f\x61lready_serving\x18\x03 \x01(\x08\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08prepared\x18\x05 \x01(\x08\"\x17\n\x15GetModelStatusRequest\"\xd6\x02\n\x16GetModelStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x18\n\x10\x63hampion_version\x18\x04 \x01(\x05\x12-\n\tloaded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06stages\x18\x06 \x03(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x13\n\x0blabel_count\x18\x07 \x01(\x05\x12\x19\n\x11last_reload_error\x18\x08 \x01(\t\x12\x16\n\x0emin_confidence\x18\t \x01(\x01\x12\x1b\n\x13transformer_missing\x18\n \x01(\t\x12\x15\n\rwarm_versions\x18\x0b \x03(\x05\x12\x15\n\rexperiment_id\x18\x0c \x01(\t\"\x19\n\x17GetQueryLogStatsRequest\"\xad\x01\n\x18GetQueryLogStatsResponse\x12\x0f\n\x07written\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\x12\x0f\n\x07pending\x18\x03 \x01(\x03\x12\x12\n\nfile_bytes\x18\x04 \x01(\x03\x12\x15\n\rrotated_files\x18\x05 \x01(\x05\x12\x33\n\x0flast_written_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Z\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_LINEAR\x10\x01\x12\x15\n\x11STAGE_TRANSFORMER\x10\x02\x12\x11\n\rSTAGE_KEYWORD\x10\x03*T\n\x08GramKind\x12\x19\n\x15GRAM_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fGRAM_KIND_WORDS\x10\x01\x12\x18\n\x14GRAM_KIND_CHARACTERS\x10\x02*^\n\x0bReloadPhase\x12\x1c\n\x18RELOAD_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14RELOAD_PHASE_PREPARE\x10\x01\x12\x17\n\x13RELOAD_PHASE_COMMIT\x10\x02\x32\x85\x05\n\x10InferenceService\x12[\n\x08\x43lassify\x12&.moodfood.inference.v1.ClassifyRequest\x1a\'.moodfood.inference.v1.ClassifyResponse\x12j\n\rBatchClassify\x12+.moodfood.inference.v1.BatchClassifyRequest\x1a,.moodfood.inference.v1.BatchClassifyResponse\x12^\n\tRecommend\x12\'.moodfood.inference.v1.RecommendRequest\x1a(.moodfood.inference.v1.RecommendResponse\x12\x64\n\x0bReloadModel\x12).moodfood.inference.v1.ReloadModelRequest\x1a*.moodfood.inference.v1.ReloadModelResponse\x12m\n\x0eGetModelStatus\x12,.moodfood.inference.v1.GetModelStatusRequest\x1a-.moodfood.inference.v1.GetModelStatusResponse\x12s\n\x10GetQueryLogStats\x12..moodfood.inference.v1.GetQueryLogStatsRequest\x1a/.moodfood.inference.v1.GetQueryLogStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%moodfood/inference/v1/inference.proto\x12\x15moodfood.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmoodfood/events/v1/events.proto\"+\n\x06Intent\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"J\n\x0bPassedStage\x12+\n\x05stage\x18\x01 \x01(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x02\n\x0e\x43lassification\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12.\n\x07intents\x18\x02 \x03(\x0b\x32\x1d.moodfood.inference.v1.Intent\x12+\n\x05stage\x18\x03 \x01(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x15\n\rmodel_version\x18\x04 \x01(\x05\x12\x32\n\x06passed\x18\x05 \x03(\x0b\x32\".moodfood.inference.v1.PassedStage\x12*\n\x07latency\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x0b\x65xplanation\x18\x07 \x01(\x0b\x32\".moodfood.inference.v1.Explanation\"r\n\x0b\x45xplanation\x12\r\n\x05label\x18\x01 \x01(\t\x12\x30\n\x05grams\x18\x02 \x03(\x0b\x32!.moodfood.inference.v1.GramWeight\x12\x11\n\tintercept\x18\x03 \x01(\x01\x12\x0f\n\x07summary\x18\x04 \x01(\t\"Y\n\nGramWeight\x12\x0c\n\x04gram\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.moodfood.inference.v1.GramKind\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"S\n\x0f\x43lassifyRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\x12\x12\n\ncaller_key\x18\x04 \x01(\t\"Q\n\x10\x43lassifyResponse\x12=\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32%.moodfood.inference.v1.Classification\"H\n\x14\x42\x61tchClassifyRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\ncaller_key\x18\x03 \x01(\t\"W\n\x15\x42\x61tchClassifyResponse\x12>\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32%.moodfood.inference.v1.Classification\"_\n\x0bUserContext\x12\x13\n\x0btime_of_day\x18\x01 \x01(\t\x12\x0f\n\x07weather\x18\x02 \x01(\t\x12\x0c\n\x04mood\x18\x03 \x01(\t\x12\x1c\n\x14\x64ietary_restrictions\x18\x04 \x03(\t\"\x8c\x01\n\x10RecommendRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".moodfood.inference.v1.UserContext\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x12\n\nmax_dishes\x18\x04 \x01(\x05\x12\x12\n\ncaller_key\x18\x05 \x01(\t\"\xa9\x01\n\x0eRecommendation\x12\x11\n\tfood_name\x18\x01 \x01(\t\x12\x15\n\rfood_category\x18\x02 \x01(\t\x12\x13\n\x0b\x66ood_region\x18\x03 \x01(\t\x12\x14\n\x0c\x66ood_culture\x18\x04 \x01(\t\x12\x11\n\tfood_tags\x18\x05 \x03(\t\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x11\n\treasoning\x18\x07 \x01(\t\x12\r\n\x05\x64iets\x18\x08 \x03(\t\"\x92\x01\n\x11RecommendResponse\x12=\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32%.moodfood.inference.v1.Classification\x12>\n\x0frecommendations\x18\x02 \x03(\x0b\x32%.moodfood.inference.v1.Recommendation\"l\n\x12ReloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x31\n\x05phase\x18\x03 \x01(\x0e\x32\".moodfood.inference.v1.ReloadPhase\"\x99\x01\n\x13ReloadModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x18\n\x10previous_version\x18\x02 \x01(\x05\x12\x17\n\x0f\x61lready_serving\x18\x03 \x01(\x08\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08prepared\x18\x05 \x01(\x08\"\x17\n\x15GetModelStatusRequest\"\xd6\x02\n\x16GetModelStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x18\n\x10\x63hampion_version\x18\x04 \x01(\x05\x12-\n\tloaded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06stages\x18\x06 \x03(\x0e\x32\x1c.moodfood.inference.v1.Stage\x12\x13\n\x0blabel_count\x18\x07 \x01(\x05\x12\x19\n\x11last_reload_error\x18\x08 \x01(\t\x12\x16\n\x0emin_confidence\x18\t \x01(\x01\x12\x1b\n\x13transformer_missing\x18\n \x01(\t\x12\x15\n\rwarm_versions\x18\x0b \x03(\x05\x12\x15\n\rexperiment_id\x18\x0c \x01(\t\"\x19\n\x17GetQueryLogStatsRequest\"\xfc\x01\n\x18GetQueryLogStatsResponse\x12\x0f\n\x07written\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\x12\x0f\n\x07pending\x18\x03 \x01(\x03\x12\x12\n\nfile_bytes\x18\x04 \x01(\x03\x12\x15\n\rrotated_files\x18\x05 \x01(\x05\x12\x33\n\x0flast_written_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07spooled\x18\x07 \x01(\x03\x12\x15\n\rspool_dropped\x18\x08 \x01(\x03\x12\x13\n\x0bspool_bytes\x18\t \x01(\x03\x12\x10\n\x08spool_id\x18\n \x01(\t\"D\n\x1a\x43ollectQueryRecordsRequest\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63knowledged\x18\x02 \x01(\x03\"\x84\x01\n\x1b\x43ollectQueryRecordsResponse\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x30\n\x07records\x18\x02 \x03(\x0b\x32\x1f.moodfood.events.v1.QueryRecord\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x03\"Z\n\x19\x46orgetQueryRecordsRequest\x12\x11\n\tquery_ids\x18\x01 \x03(\t\x12*\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x1a\x46orgetQueryRecordsResponse\x12\x11\n\tlog_lines\x18\x01 \x01(\x03\x12\x0f\n\x07spooled\x18\x02 \x01(\x03*Z\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_LINEAR\x10\x01\x12\x15\n\x11STAGE_TRANSFORMER\x10\x02\x12\x11\n\rSTAGE_KEYWORD\x10\x03*T\n\x08GramKind\x12\x19\n\x15GRAM_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fGRAM_KIND_WORDS\x10\x01\x12\x18\n\x14GRAM_KIND_CHARACTERS\x10\x02*^\n\x0bReloadPhase\x12\x1c\n\x18RELOAD_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14RELOAD_PHASE_PREPARE\x10\x01\x12\x17\n\x13RELOAD_PHASE_COMMIT\x10\x02\x32\x83\x07\n\x10InferenceService\x12[\n\x08\x43lassify\x12&.moodfood.inference.v1.ClassifyRequest\x1a\'.moodfood.inference.v1.ClassifyResponse\x12j\n\rBatchClassify\x12+.moodfood.inference.v1.BatchClassifyRequest\x1a,.moodfood.inference.v1.BatchClassifyResponse\x12^\n\tRecommend\x12\'.moodfood.inference.v1.RecommendRequest\x1a(.moodfood.inference.v1.RecommendResponse\x12\x64\n\x0bReloadModel\x12).moodfood.inference.v1.ReloadModelRequest\x1a*.moodfood.inference.v1.ReloadModelResponse\x12m\n\x0eGetModelStatus\x12,.moodfood.inference.v1.GetModelStatusRequest\x1a-.moodfood.inference.v1.GetModelStatusResponse\x12s\n\x10GetQueryLogStats\x12..moodfood.inference.v1.GetQueryLogStatsRequest\x1a/.moodfood.inference.v1.GetQueryLogStatsResponse\x12\x80\x01\n\x13\x43ollectQueryRecords\x12\x31.moodfood.inference.v1.CollectQueryRecordsRequest\x1a\x32.moodfood.inference.v1.CollectQueryRecordsResponse(\x01\x30\x01\x12y\n\x12\x46orgetQueryRecords\x12\x30.moodfood.inference.v1.ForgetQueryRecordsRequest\x1a\x31.moodfood.inference.v1.ForgetQueryRecordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moodfood.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGE']._serialized_start=2494
-  _globals['_STAGE']._serialized_end=2584
-  _globals['_GRAMKIND']._serialized_start=2586
-  _globals['_GRAMKIND']._serialized_end=2670
-  _globals['_RELOADPHASE']._serialized_start=2672
-  _globals['_RELOADPHASE']._serialized_end=2766
-  _globals['_INTENT']._serialized_start=129
-  _globals['_INTENT']._serialized_end=172
-  _globals['_PASSEDSTAGE']._serialized_start=174
-  _globals['_PASSEDSTAGE']._serialized_end=248
-  _globals['_CLASSIFICATION']._serialized_start=251
-  _globals['_CLASSIFICATION']._serialized_end=554
-  _globals['_EXPLANATION']._serialized_start=556
-  _globals['_EXPLANATION']._serialized_end=670
-  _globals['_GRAMWEIGHT']._serialized_start=672
-  _globals['_GRAMWEIGHT']._serialized_end=761
-  _globals['_CLASSIFYREQUEST']._serialized_start=763
-  _globals['_CLASSIFYREQUEST']._serialized_end=846
-  _globals['_CLASSIFYRESPONSE']._serialized_start=848
-  _globals['_CLASSIFYRESPONSE']._serialized_end=929
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=931
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=1003
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=1005
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=1092
-  _globals['_USERCONTEXT']._serialized_start=1094
-  _globals['_USERCONTEXT']._serialized_end=1189
-  _globals['_RECOMMENDREQUEST']._serialized_start=1192
-  _globals['_RECOMMENDREQUEST']._serialized_end=1332
-  _globals['_RECOMMENDATION']._serialized_start=1335
-  _globals['_RECOMMENDATION']._serialized_end=1504
-  _globals['_RECOMMENDRESPONSE']._serialized_start=1507
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1653
-  _globals['_RELOADMODELREQUEST']._serialized_start=1655
-  _globals['_RELOADMODELREQUEST']._serialized_end=1763
-  _globals['_RELOADMODELRESPONSE']._serialized_start=1766
-  _globals['_RELOADMODELRESPONSE']._serialized_end=1919
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1921
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1944
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1947
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=2289
-  _globals['_GETQUERYLOGSTATSREQUEST']._serialized_start=2291
-  _globals['_GETQUERYLOGSTATSREQUEST']._serialized_end=2316
-  _globals['_GETQUERYLOGSTATSRESPONSE']._serialized_start=2319
-  _globals['_GETQUERYLOGSTATSRESPONSE']._serialized_end=2492
-  _globals['_INFERENCESERVICE']._serialized_start=2769
-  _globals['_INFERENCESERVICE']._serialized_end=3414
+  _globals['_STAGE']._serialized_start=2969
+  _globals['_STAGE']._serialized_end=3059
+  _globals['_GRAMKIND']._serialized_start=3061
+  _globals['_GRAMKIND']._serialized_end=3145
+  _globals['_RELOADPHASE']._serialized_start=3147
+  _globals['_RELOADPHASE']._serialized_end=3241
+  _globals['_INTENT']._serialized_start=162
+  _globals['_INTENT']._serialized_end=205
+  _globals['_PASSEDSTAGE']._serialized_start=207
+  _globals['_PASSEDSTAGE']._serialized_end=281
+  _globals['_CLASSIFICATION']._serialized_start=284
+  _globals['_CLASSIFICATION']._serialized_end=587
+  _globals['_EXPLANATION']._serialized_start=589
+  _globals['_EXPLANATION']._serialized_end=703
+  _globals['_GRAMWEIGHT']._serialized_start=705
+  _globals['_GRAMWEIGHT']._serialized_end=794
+  _globals['_CLASSIFYREQUEST']._serialized_start=796
+  _globals['_CLASSIFYREQUEST']._serialized_end=879
+  _globals['_CLASSIFYRESPONSE']._serialized_start=881
+  _globals['_CLASSIFYRESPONSE']._serialized_end=962
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=964
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=1036
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=1038
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=1125
+  _globals['_USERCONTEXT']._serialized_start=1127
+  _globals['_USERCONTEXT']._serialized_end=1222
+  _globals['_RECOMMENDREQUEST']._serialized_start=1225
+  _globals['_RECOMMENDREQUEST']._serialized_end=1365
+  _globals['_RECOMMENDATION']._serialized_start=1368
+  _globals['_RECOMMENDATION']._serialized_end=1537
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1540
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1686
+  _globals['_RELOADMODELREQUEST']._serialized_start=1688
+  _globals['_RELOADMODELREQUEST']._serialized_end=1796
+  _globals['_RELOADMODELRESPONSE']._serialized_start=1799
+  _globals['_RELOADMODELRESPONSE']._serialized_end=1952
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1954
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1977
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1980
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=2322
+  _globals['_GETQUERYLOGSTATSREQUEST']._serialized_start=2324
+  _globals['_GETQUERYLOGSTATSREQUEST']._serialized_end=2349
+  _globals['_GETQUERYLOGSTATSRESPONSE']._serialized_start=2352
+  _globals['_GETQUERYLOGSTATSRESPONSE']._serialized_end=2604
+  _globals['_COLLECTQUERYRECORDSREQUEST']._serialized_start=2606
+  _globals['_COLLECTQUERYRECORDSREQUEST']._serialized_end=2674
+  _globals['_COLLECTQUERYRECORDSRESPONSE']._serialized_start=2677
+  _globals['_COLLECTQUERYRECORDSRESPONSE']._serialized_end=2809
+  _globals['_FORGETQUERYRECORDSREQUEST']._serialized_start=2811
+  _globals['_FORGETQUERYRECORDSREQUEST']._serialized_end=2901
+  _globals['_FORGETQUERYRECORDSRESPONSE']._serialized_start=2903
+  _globals['_FORGETQUERYRECORDSRESPONSE']._serialized_end=2967
+  _globals['_INFERENCESERVICE']._serialized_start=3244
+  _globals['_INFERENCESERVICE']._serialized_end=4143
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from moodfood.events.v1 import events_pb2 as _events_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -751,6 +752,10 @@ class GetQueryLogStatsResponse(_message.Message):
     FILE_BYTES_FIELD_NUMBER: _builtins.int
     ROTATED_FILES_FIELD_NUMBER: _builtins.int
     LAST_WRITTEN_AT_FIELD_NUMBER: _builtins.int
+    SPOOLED_FIELD_NUMBER: _builtins.int
+    SPOOL_DROPPED_FIELD_NUMBER: _builtins.int
+    SPOOL_BYTES_FIELD_NUMBER: _builtins.int
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
     written: _builtins.int
     """Number of query records written."""
     dropped: _builtins.int
@@ -761,6 +766,16 @@ class GetQueryLogStatsResponse(_message.Message):
     """Size of the current file in bytes."""
     rotated_files: _builtins.int
     """Number of rotated files that are kept."""
+    spooled: _builtins.int
+    """Number of query records that wait in the spools of this replica until the trainer has stored them."""
+    spool_dropped: _builtins.int
+    """Number of query records that were lost before the trainer stored them, since these spools began. Unlike the other
+    counts, it survives a restart.
+    """
+    spool_bytes: _builtins.int
+    """Size of the spools in bytes."""
+    spool_id: _builtins.str
+    """Identifies the spool that this replica writes to. Empty when it has none."""
     @_builtins.property
     def last_written_at(self) -> _timestamp_pb2.Timestamp:
         """When the current file was last written. Unset when there is no file."""
@@ -774,11 +789,146 @@ class GetQueryLogStatsResponse(_message.Message):
         file_bytes: _builtins.int = ...,
         rotated_files: _builtins.int = ...,
         last_written_at: _timestamp_pb2.Timestamp | None = ...,
+        spooled: _builtins.int = ...,
+        spool_dropped: _builtins.int = ...,
+        spool_bytes: _builtins.int = ...,
+        spool_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_written_at", b"last_written_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "file_bytes", b"file_bytes", "last_written_at", b"last_written_at", "pending", b"pending", "rotated_files", b"rotated_files", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "file_bytes", b"file_bytes", "last_written_at", b"last_written_at", "pending", b"pending", "rotated_files", b"rotated_files", "spool_bytes", b"spool_bytes", "spool_dropped", b"spool_dropped", "spool_id", b"spool_id", "spooled", b"spooled", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetQueryLogStatsResponse: _TypeAlias = GetQueryLogStatsResponse  # noqa: Y015
+
+@_typing.final
+class CollectQueryRecordsRequest(_message.Message):
+    """Begins a stream of query records, or acknowledges a batch of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    spool_id: _builtins.str
+    """The spool whose records are acknowledged. A request that names a spool which this replica does not own acknowledges
+    nothing.
+    """
+    acknowledged: _builtins.int
+    """The caller has stored every record of the spool up to this position, inclusive. They are deleted from the spool. 0
+    acknowledges nothing.
+    """
+    def __init__(
+        self,
+        *,
+        spool_id: _builtins.str = ...,
+        acknowledged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "spool_id", b"spool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectQueryRecordsRequest: _TypeAlias = CollectQueryRecordsRequest  # noqa: Y015
+
+@_typing.final
+class CollectQueryRecordsResponse(_message.Message):
+    """A batch of query records of one spool: 1 to 500 of them, and at most 1 MiB together unless a single one is larger.
+
+    Every record of a spool has a position, 1 or more, that later records exceed and that never changes. In a batch, the
+    positions follow one another without a gap: the first is position - size(records) + 1, the last is position. Between
+    batches there may be gaps, where records were dropped or deleted. A batch may come again, for example after a broken
+    stream. A caller that has stored the records up to position p therefore skips the first
+    p - (position - size(records)) records of a batch, if that number is positive.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    spool_id: _builtins.str
+    """Identifies the spool. The id is random, and stays the same when the replica restarts. One stream may deliver the
+    records of several spools, because a replica also delivers what a process that died has left behind.
+    """
+    position: _builtins.int
+    """The position of the last record."""
+    dropped: _builtins.int
+    """Number of records that were dropped since the spool began: the spool was full, or the disk refused to write."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.QueryRecord]:
+        """The records, in the order of their positions."""
+
+    def __init__(
+        self,
+        *,
+        spool_id: _builtins.str = ...,
+        records: _abc.Iterable[_events_pb2.QueryRecord] | None = ...,
+        position: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "position", b"position", "records", b"records", "spool_id", b"spool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectQueryRecordsResponse: _TypeAlias = CollectQueryRecordsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetQueryRecordsRequest(_message.Message):
+    """Says which query records to delete: those with one of the ids, and those that are older than a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_IDS_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def query_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of queries. At most 10,000."""
+
+    @_builtins.property
+    def before(self) -> _timestamp_pb2.Timestamp:
+        """Records of queries that were answered before this time are deleted. Unset means that only the ids count."""
+
+    def __init__(
+        self,
+        *,
+        query_ids: _abc.Iterable[_builtins.str] | None = ...,
+        before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "query_ids", b"query_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetQueryRecordsRequest: _TypeAlias = ForgetQueryRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ForgetQueryRecordsResponse(_message.Message):
+    """How many query records were deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    SPOOLED_FIELD_NUMBER: _builtins.int
+    log_lines: _builtins.int
+    """Number of lines deleted from the query log."""
+    spooled: _builtins.int
+    """Number of records deleted from the spools."""
+    def __init__(
+        self,
+        *,
+        log_lines: _builtins.int = ...,
+        spooled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_lines", b"log_lines", "spooled", b"spooled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetQueryRecordsResponse: _TypeAlias = ForgetQueryRecordsResponse  # noqa: Y015

@@ -68,6 +68,16 @@ class InferenceServiceStub:
                 request_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsRequest.SerializeToString,
                 response_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsResponse.FromString,
                 _registered_method=True)
+        self.CollectQueryRecords = channel.stream_stream(
+                '/moodfood.inference.v1.InferenceService/CollectQueryRecords',
+                request_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsRequest.SerializeToString,
+                response_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsResponse.FromString,
+                _registered_method=True)
+        self.ForgetQueryRecords = channel.unary_unary(
+                '/moodfood.inference.v1.InferenceService/ForgetQueryRecords',
+                request_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsRequest.SerializeToString,
+                response_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -124,6 +134,29 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectQueryRecords(self, request_iterator, context):
+        """Delivers the query records that wait in the spools of this replica, oldest first, and then every new one soon after
+        its query was answered. The first request begins the stream; it may be empty. A batch is sent when the caller has
+        acknowledged the one before it, so the replica never runs ahead. A stream that breaks loses nothing: the next one
+        begins with the first record that is not acknowledged.
+
+        UNAVAILABLE: the spool cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetQueryRecords(self, request, context):
+        """Deletes query records from the query log of this process (the current file and the rotated ones) and from its
+        spools. Lines of the log that are not query records stay. It is safe to repeat the call.
+
+        INVALID_ARGUMENT: neither ids nor a time are given, or too many ids. UNAVAILABLE: a file cannot be written; what was
+        deleted stays deleted. Repeat the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +189,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetQueryLogStats,
                     request_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsRequest.FromString,
                     response_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsResponse.SerializeToString,
+            ),
+            'CollectQueryRecords': grpc.stream_stream_rpc_method_handler(
+                    servicer.CollectQueryRecords,
+                    request_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsRequest.FromString,
+                    response_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsResponse.SerializeToString,
+            ),
+            'ForgetQueryRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetQueryRecords,
+                    request_deserializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsRequest.FromString,
+                    response_serializer=moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -324,6 +367,60 @@ class InferenceService:
             '/moodfood.inference.v1.InferenceService/GetQueryLogStats',
             moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsRequest.SerializeToString,
             moodfood_dot_inference_dot_v1_dot_inference__pb2.GetQueryLogStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectQueryRecords(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/moodfood.inference.v1.InferenceService/CollectQueryRecords',
+            moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsRequest.SerializeToString,
+            moodfood_dot_inference_dot_v1_dot_inference__pb2.CollectQueryRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetQueryRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moodfood.inference.v1.InferenceService/ForgetQueryRecords',
+            moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsRequest.SerializeToString,
+            moodfood_dot_inference_dot_v1_dot_inference__pb2.ForgetQueryRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

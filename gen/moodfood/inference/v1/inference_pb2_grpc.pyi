@@ -57,6 +57,21 @@ class InferenceServiceStub:
     """Returns what this replica serves now."""
     GetQueryLogStats: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetQueryLogStatsRequest, _inference_pb2.GetQueryLogStatsResponse]
     """Returns how many queries were logged, and whether any were lost."""
+    CollectQueryRecords: _grpc.StreamStreamMultiCallable[_inference_pb2.CollectQueryRecordsRequest, _inference_pb2.CollectQueryRecordsResponse]
+    """Delivers the query records that wait in the spools of this replica, oldest first, and then every new one soon after
+    its query was answered. The first request begins the stream; it may be empty. A batch is sent when the caller has
+    acknowledged the one before it, so the replica never runs ahead. A stream that breaks loses nothing: the next one
+    begins with the first record that is not acknowledged.
+
+    UNAVAILABLE: the spool cannot be read.
+    """
+    ForgetQueryRecords: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ForgetQueryRecordsRequest, _inference_pb2.ForgetQueryRecordsResponse]
+    """Deletes query records from the query log of this process (the current file and the rotated ones) and from its
+    spools. Lines of the log that are not query records stay. It is safe to repeat the call.
+
+    INVALID_ARGUMENT: neither ids nor a time are given, or too many ids. UNAVAILABLE: a file cannot be written; what was
+    deleted stays deleted. Repeat the call.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -87,6 +102,21 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Returns what this replica serves now."""
     GetQueryLogStats: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetQueryLogStatsRequest, _inference_pb2.GetQueryLogStatsResponse]  # type: ignore[assignment]
     """Returns how many queries were logged, and whether any were lost."""
+    CollectQueryRecords: _aio.StreamStreamMultiCallable[_inference_pb2.CollectQueryRecordsRequest, _inference_pb2.CollectQueryRecordsResponse]  # type: ignore[assignment]
+    """Delivers the query records that wait in the spools of this replica, oldest first, and then every new one soon after
+    its query was answered. The first request begins the stream; it may be empty. A batch is sent when the caller has
+    acknowledged the one before it, so the replica never runs ahead. A stream that breaks loses nothing: the next one
+    begins with the first record that is not acknowledged.
+
+    UNAVAILABLE: the spool cannot be read.
+    """
+    ForgetQueryRecords: _aio.UnaryUnaryMultiCallable[_inference_pb2.ForgetQueryRecordsRequest, _inference_pb2.ForgetQueryRecordsResponse]  # type: ignore[assignment]
+    """Deletes query records from the query log of this process (the current file and the rotated ones) and from its
+    spools. Lines of the log that are not query records stay. It is safe to repeat the call.
+
+    INVALID_ARGUMENT: neither ids nor a time are given, or too many ids. UNAVAILABLE: a file cannot be written; what was
+    deleted stays deleted. Repeat the call.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers queries with the champion model, and swaps models without losing a request.
@@ -150,5 +180,32 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetQueryLogStatsResponse, _abc.Awaitable[_inference_pb2.GetQueryLogStatsResponse]]:
         """Returns how many queries were logged, and whether any were lost."""
+
+    @_abc_1.abstractmethod
+    def CollectQueryRecords(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.CollectQueryRecordsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.CollectQueryRecordsResponse], _abc.AsyncIterator[_inference_pb2.CollectQueryRecordsResponse]]:
+        """Delivers the query records that wait in the spools of this replica, oldest first, and then every new one soon after
+        its query was answered. The first request begins the stream; it may be empty. A batch is sent when the caller has
+        acknowledged the one before it, so the replica never runs ahead. A stream that breaks loses nothing: the next one
+        begins with the first record that is not acknowledged.
+
+        UNAVAILABLE: the spool cannot be read.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetQueryRecords(
+        self,
+        request: _inference_pb2.ForgetQueryRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ForgetQueryRecordsResponse, _abc.Awaitable[_inference_pb2.ForgetQueryRecordsResponse]]:
+        """Deletes query records from the query log of this process (the current file and the rotated ones) and from its
+        spools. Lines of the log that are not query records stay. It is safe to repeat the call.
+
+        INVALID_ARGUMENT: neither ids nor a time are given, or too many ids. UNAVAILABLE: a file cannot be written; what was
+        deleted stays deleted. Repeat the call.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,7 +97,7 @@ Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
 class ScheduleState(_message.Message):
-    """The schedule and what it has done. It is also stored as JSON in data/schedule.json."""
+    """The schedule and what it has done. It is also stored as JSON in the database."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

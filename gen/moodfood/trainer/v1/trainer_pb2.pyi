@@ -265,7 +265,7 @@ Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 @_typing.final
 class TrainingRun(_message.Message):
-    """A training run, from its plan to its end. It is also stored as JSON in data/runs/."""
+    """A training run, from its plan to its end. It is also stored as JSON in the database."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -788,8 +788,8 @@ class SubmitFeedbackRequest(_message.Message):
     user_id: _builtins.str
     """The person who gives the labels. At most 128 characters. Optional. DeleteUserData needs it."""
     request_id: _builtins.str
-    """A key that makes the call safe to repeat: a second call with the same key stores nothing and returns the
-    feedback_id of the first call. At most 128 characters. Optional.
+    """A key that makes the call safe to repeat: a second call with the same user_id and the same key stores nothing and
+    returns the feedback_id of the first call. At most 128 characters. Optional.
     """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1175,22 +1175,46 @@ class DeleteUserDataResponse(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    IMPORTS_FIELD_NUMBER: _builtins.int
+    REVIEW_ITEMS_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    SPOOLED_FIELD_NUMBER: _builtins.int
+    REPLICAS_PENDING_FIELD_NUMBER: _builtins.int
     feedback: _builtins.int
-    """Number of feedback records deleted."""
+    """Number of statements deleted: feedback and reviews."""
     queries: _builtins.int
-    """Number of queries deleted from the query log."""
+    """Number of stored queries deleted: those that the statements are about, and those with the same text."""
     snapshots: _builtins.int
     """Number of dataset snapshots deleted, because they contained a text of this person."""
+    imports: _builtins.int
+    """Number of imported examples deleted, because they had the text of a statement."""
+    review_items: _builtins.int
+    """Number of review items deleted."""
+    embeddings: _builtins.int
+    """Number of stored embeddings deleted."""
+    log_lines: _builtins.int
+    """Number of lines deleted from the query logs of the replicas."""
+    spooled: _builtins.int
+    """Number of records deleted from the spools of the replicas, where queries wait until the trainer has stored them."""
+    replicas_pending: _builtins.int
+    """Number of replicas that were not reached. They delete the same when they are back."""
     def __init__(
         self,
         *,
         feedback: _builtins.int = ...,
         queries: _builtins.int = ...,
         snapshots: _builtins.int = ...,
+        imports: _builtins.int = ...,
+        review_items: _builtins.int = ...,
+        embeddings: _builtins.int = ...,
+        log_lines: _builtins.int = ...,
+        spooled: _builtins.int = ...,
+        replicas_pending: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "queries", b"queries", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "feedback", b"feedback", "imports", b"imports", "log_lines", b"log_lines", "queries", b"queries", "replicas_pending", b"replicas_pending", "review_items", b"review_items", "snapshots", b"snapshots", "spooled", b"spooled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1203,16 +1227,20 @@ class ListTrainingRunsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The largest number of runs to return: 1 to 1,000. 0 means 50."""
+    page_token: _builtins.str
+    """Where the next page begins: next_page_token of the answer before. Empty for the first page."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1225,6 +1253,9 @@ class ListTrainingRunsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Send it as page_token for the next page. Empty when there are no more runs."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingRun]:
         """The runs."""
@@ -1233,10 +1264,11 @@ class ListTrainingRunsResponse(_message.Message):
         self,
         *,
         runs: _abc.Iterable[Global___TrainingRun] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1307,7 +1339,7 @@ Global___ListModelVersionsRequest: _TypeAlias = ListModelVersionsRequest  # noqa
 
 @_typing.final
 class ListModelVersionsResponse(_message.Message):
-    """The versions in the registry, newest first."""
+    """The newest 1,000 versions in the registry, newest first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -8,6 +8,8 @@ down_revision = None
 
 POSITION = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
+_RUN_STATES = ("succeeded", "rejected", "failed", "cancelled", "skipped")
+
 
 def upgrade() -> None:
     """Create the tables."""
@@ -17,6 +19,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("expected", sa.Integer(), nullable=False),
+        sa.Column("action", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("model", "generation", name=op.f("pk_alias_moves")),
@@ -41,9 +44,23 @@ def upgrade() -> None:
         sa.Column("position", POSITION, autoincrement=False, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("before", sa.BigInteger(), nullable=False),
-        sa.Column("query_ids", sa.JSON(), nullable=False),
         sa.Column("text_keys", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_erasures")),
+    )
+    op.create_index(op.f("ix_erasures_before"), "erasures", ["before"], unique=False)
+    op.create_table(
+        "erased_queries",
+        sa.Column("query_id", sa.String(length=128), nullable=False),
+        sa.Column("erasure", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("query_id", name=op.f("pk_erased_queries")),
+    )
+    op.create_index(op.f("ix_erased_queries_erasure"), "erased_queries", ["erasure"], unique=False)
+    op.create_table(
+        "unfinished_erasures",
+        sa.Column("erasure", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("erasure", "number", name=op.f("pk_unfinished_erasures")),
     )
     op.create_table(
         "experiments",
@@ -114,6 +131,14 @@ def upgrade() -> None:
         sa.Column("record", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_history")),
     )
+    op.create_index(
+        "ix_history_changes",
+        "history",
+        ["model", "generation"],
+        unique=False,
+        sqlite_where=sa.text("action <> 3"),
+        postgresql_where=sa.text("action <> 3"),
+    )
     op.create_index("ix_history_model_position", "history", ["model", "position"], unique=False)
     op.create_index("ix_history_model_to_version", "history", ["model", "to_version", "position"], unique=False)
     op.create_table(
@@ -138,6 +163,7 @@ def upgrade() -> None:
         sa.Column("query_id", sa.String(length=128), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("text_key", sa.String(length=32), nullable=False),
         sa.Column("label", sa.Text(), nullable=False),
         sa.Column("confidence", sa.Float(), nullable=False),
         sa.Column("second", sa.Float(), nullable=False),
@@ -163,16 +189,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("experiment_id <> ''"),
         postgresql_where=sa.text("experiment_id <> ''"),
     )
-    op.create_index("ix_queries_version_position", "queries", ["version", "position"], unique=False)
+    op.create_index(op.f("ix_queries_text_key"), "queries", ["text_key"], unique=False)
+    op.create_index("ix_queries_version_at", "queries", ["version", "at"], unique=False)
     op.create_table(
         "review_decisions",
         sa.Column("item_id", sa.String(length=32), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("user_id", sa.String(length=128), nullable=False),
-        sa.Column("feedback_id", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("item_id", name=op.f("pk_review_decisions")),
     )
-    op.create_index(op.f("ix_review_decisions_at"), "review_decisions", ["at"], unique=False)
     op.create_table(
         "review_items",
         sa.Column("item_id", sa.String(length=32), nullable=False),
@@ -188,7 +212,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("item_id", "reason", name=op.f("pk_review_items")),
     )
     op.create_index(op.f("ix_review_items_at"), "review_items", ["at"], unique=False)
-    op.create_index(op.f("ix_review_items_origin"), "review_items", ["origin"], unique=False)
+    op.create_index("ix_review_items_origin_at", "review_items", ["origin", "at"], unique=False)
     op.create_index(op.f("ix_review_items_query_id"), "review_items", ["query_id"], unique=False)
     op.create_index("ix_review_items_reason_score", "review_items", ["reason", "score"], unique=False)
     op.create_table(
@@ -207,7 +231,7 @@ def upgrade() -> None:
         sa.Column("record", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
     )
-    op.create_index("ix_runs_state_run_id", "runs", ["state", "run_id"], unique=False)
+    op.create_index("ix_runs_state_validate_only_run_id", "runs", ["state", "validate_only", "run_id"], unique=False)
     op.create_index("ix_runs_trigger_started_at", "runs", ["trigger", "started_at"], unique=False)
     op.create_index(
         "uq_runs_request_id",
@@ -246,7 +270,16 @@ def upgrade() -> None:
         sa.Column("deleted_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("model", "version", name=op.f("pk_versions")),
     )
+    op.create_index(
+        "ix_versions_there",
+        "versions",
+        ["model", "version"],
+        unique=False,
+        sqlite_where=sa.text("deleted_at IS NULL"),
+        postgresql_where=sa.text("deleted_at IS NULL"),
+    )
     op.bulk_insert(
         sa.table("counters", sa.column("name", sa.String), sa.column("value", sa.BigInteger)),
-        [{"name": name, "value": 0} for name in ("feedback", "queries", "erasures", "history")],
+        [{"name": name, "value": 0} for name in ("feedback", "queries", "erasures", "history")]
+        + [{"name": f"runs_{state}", "value": 0} for state in _RUN_STATES],
     )

@@ -1,0 +1,220 @@
+"""A repository in a bucket of an object store, with copies of fetched versions in a local folder.
+
+A version is complete, and visible, when its manifest is there: it is written last and deleted first. What is fetched
+is checked against the manifest, and the local copy becomes visible at once, by a rename.
+"""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from google.protobuf import json_format
+from moodfood.registry.v1.manifest_pb2 import FileChecksum, Manifest
+
+from services.language.names import MANIFEST_FILE
+from services.repository.disk import adding_folder, remove_folder, remove_hidden, replace_file, replacing, write_synced
+from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
+from services.repository.folder import FolderRepository, folder_errors
+from services.repository.objects import Fetched, ObjectMissing, Objects, TimeLimits
+from services.repository.repository import Stored, check_name, version_number
+
+# Younger leftovers may belong to an addition that is still going on.
+LEFTOVER_AFTER = timedelta(hours=1)
+
+
+class BucketRepository:
+    """A repository in a bucket. The interface says what its methods do.
+
+    Args:
+        url: `s3://bucket/prefix`; objects are named <prefix>/<model>/<name>.
+        model: name of the model.
+        cache: folder for the local copies of versions and files; processes may share it.
+        limits: how long calls may take.
+        leftover_after: the age from which `remove_unfinished` and the next start remove what was left.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        cache: Path,
+        limits: TimeLimits = TimeLimits(),  # noqa: B008 - frozen
+        leftover_after: timedelta = LEFTOVER_AFTER,
+    ) -> None:
+        self.url = url
+        self._objects = Objects(url, model, limits)
+        self._cache = cache
+        self._copies = FolderRepository(cache)
+        self._leftover_after = leftover_after
+        self._intact: set[int] = set()
+        self._fetching = threading.Lock()
+        remove_hidden(cache, leftover_after.total_seconds())
+
+    def versions(self) -> list[int]:
+        return sorted(self._complete([listed.name for listed in self._objects.list()]), reverse=True)
+
+    def folder_of(self, version: int) -> Path:
+        folder = self._cache / str(version)
+        with self._fetching:
+            if version not in self._intact or not folder.is_dir():
+                self._make_copy(version, folder)
+                self._intact.add(version)
+        return folder
+
+    def add_version(self, number: int, files: Mapping[str, bytes]) -> None:
+        # The manifest is what makes the version visible, so it comes last.
+        names = [*sorted(files.keys() - {MANIFEST_FILE}), MANIFEST_FILE]
+        try:
+            for name in names:
+                self._objects.put(f"{number}/{name}", files[name], None)
+        except Changed as error:
+            raise VersionExists(number) from error
+
+    def delete_version(self, number: int) -> None:
+        self._objects.delete([f"{number}/{MANIFEST_FILE}"])
+        self._objects.delete([listed.name for listed in self._objects.list(str(number))])
+        self.drop_copy(number)
+
+    def remove_unfinished(self) -> None:
+        listed, before = self._objects.list(), datetime.now(UTC) - self._leftover_after
+        complete = self._complete([each.name for each in listed])
+        leftovers: dict[int, list[str]] = {}
+        young = set[int]()
+        for each in listed:
+            number = version_number(each.name.partition("/")[0])
+            if number and number not in complete:
+                leftovers.setdefault(number, []).append(each.name)
+                if each.written_at > before:
+                    young.add(number)
+        self._objects.delete([name for number, names in leftovers.items() if number not in young for name in names])
+
+    def read(self, name: str) -> Stored | None:
+        stored = self._objects.read(check_name(name))
+        if "/" not in name:
+            self._keep(self._cache / name, stored)
+        return stored
+
+    def last_read(self, name: str) -> bytes | None:
+        return _read_or_none(self._cache / check_name(name))
+
+    def swap(self, name: str, content: bytes, tag: str | None) -> str:
+        return self._objects.put(check_name(name), content, tag)
+
+    def put_file(self, name: str, path: Path) -> None:
+        self._objects.send(check_name(name), path)
+
+    def fetch_file(self, name: str) -> Path | None:
+        copy = self._copies.fetch_file(name)
+        if copy is not None:
+            return copy
+        path = self._cache / name
+        try:
+            with folder_errors(f"keep {name}"), replacing(path) as temporary:
+                self._objects.fetch(name, temporary)
+        except ObjectMissing:
+            return None
+        return path
+
+    def list_files(self, folder: str) -> list[str]:
+        return sorted(listed.name for listed in self._objects.list(check_name(folder)))
+
+    def delete_file(self, name: str) -> None:
+        self._objects.delete([check_name(name)])
+        self._copies.delete_file(name)
+
+    def copies(self) -> list[int]:
+        return self._copies.versions()
+
+    def drop_copy(self, version: int) -> None:
+        with self._fetching:
+            self._intact.discard(version)
+            self._copies.delete_version(version)
+
+    def _keep(self, path: Path, stored: Stored | None) -> None:
+        # What cannot be kept is only missed if this process ends and the bucket is away.
+        with contextlib.suppress(OSError):
+            if stored is None:
+                path.unlink(missing_ok=True)
+            elif _read_or_none(path) != stored.content:
+                replace_file(path, stored.content)
+
+    def _make_copy(self, version: int, folder: Path) -> None:
+        """Fetch a version, unless an intact copy of it is there from an earlier process."""
+        try:
+            stored = self._objects.read(f"{version}/{MANIFEST_FILE}")
+        except RepositoryUnavailable:
+            if _is_intact(folder, version):
+                return
+            raise
+        if stored is None:
+            raise VersionMissing(version)
+        # A copy can come from another repository that had this number, so it must have the same manifest.
+        if _read_or_none(folder / MANIFEST_FILE) == stored.content and _is_intact(folder, version):
+            return
+        with folder_errors(f"keep version {version}"):
+            remove_folder(folder)
+            # Another process that shares the folder may have been faster.
+            with contextlib.suppress(FileExistsError), adding_folder(folder) as unfinished:
+                self._fetch_files(version, stored.content, unfinished)
+
+    def _fetch_files(self, version: int, manifest: bytes, folder: Path) -> None:
+        checksums = _checksums(version, manifest)
+        listed = {each.name.removeprefix(f"{version}/") for each in self._objects.list(str(version))}
+        for name in sorted(listed | checksums.keys()):
+            if name == MANIFEST_FILE or "/" in name:
+                continue
+            try:
+                fetched = self._objects.fetch(f"{version}/{name}", folder / name)
+            except ObjectMissing as error:
+                raise DamagedVersion(version, f"{name} is missing") from error
+            # The reports and the evaluation model are not in the manifest; of them, the transfer only checks the size.
+            if name in checksums:
+                _check(version, checksums[name], fetched)
+        write_synced(folder / MANIFEST_FILE, manifest)
+
+    def _complete(self, names: list[str]) -> set[int]:
+        parts = (name.split("/") for name in names)
+        return {version_number(part[0]) for part in parts if part[1:] == [MANIFEST_FILE]} - {0}
+
+
+def _checksums(version: int, manifest: bytes) -> dict[str, FileChecksum]:
+    """Return the files of a manifest by their names. Raises DamagedVersion."""
+    try:
+        parsed = json_format.Parse(manifest, Manifest(), ignore_unknown_fields=True)
+    except (ValueError, json_format.ParseError) as error:
+        raise DamagedVersion(version, f"{MANIFEST_FILE} cannot be read") from error
+    for listed in parsed.files:
+        if Path(listed.path).name != listed.path:
+            raise DamagedVersion(version, f"{listed.path!r} in its manifest is no name of a file")
+    return {listed.path: listed for listed in parsed.files}
+
+
+def _check(version: int, listed: FileChecksum, fetched: Fetched) -> None:
+    if fetched.size != listed.size_bytes:
+        problem = f"{listed.path} has {fetched.size} bytes, not {listed.size_bytes} as in the manifest"
+        raise DamagedVersion(version, problem)
+    if fetched.sha256 != listed.sha256:
+        raise DamagedVersion(version, f"the SHA-256 of {listed.path} differs from the manifest")
+
+
+def _is_intact(folder: Path, version: int) -> bool:
+    """Say whether a local copy of a version has all files of its manifest, unchanged."""
+    try:
+        for listed in _checksums(version, (folder / MANIFEST_FILE).read_bytes()).values():
+            with (folder / listed.path).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                _check(version, listed, Fetched(file.tell(), digest))
+    except (OSError, DamagedVersion):
+        return False
+    return True
+
+
+def _read_or_none(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -1,0 +1,127 @@
+"""A repository in a folder that every process sees: models/<model>."""
+
+import contextlib
+import hashlib
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from services.language.names import MANIFEST_FILE
+from services.repository.disk import (
+    adding_folder,
+    remove_folder,
+    remove_hidden,
+    replace_file,
+    replacing,
+    sync_file,
+    write_synced,
+)
+from services.repository.errors import Changed, RepositoryUnavailable, VersionExists, VersionMissing
+from services.repository.repository import Stored, check_name, version_number
+
+
+class FolderRepository:
+    """A repository in a folder. The interface says what its methods do.
+
+    `swap` compares and then renames, which another process could come between. Those who change a small file hold a
+    lease in the trainer's database meanwhile, so only threads of one process are kept apart here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._swapping = threading.Lock()
+
+    def versions(self) -> list[int]:
+        with folder_errors("list the versions"):
+            if not self._folder.is_dir():
+                return []
+            names = [path.name for path in self._folder.iterdir()]
+            numbers = [version_number(name) for name in names if (self._folder / name / MANIFEST_FILE).is_file()]
+        return sorted((number for number in numbers if number), reverse=True)
+
+    def folder_of(self, version: int) -> Path:
+        folder = self._folder / str(version)
+        with folder_errors(f"read version {version}"):
+            if version < 1 or not folder.is_dir():
+                raise VersionMissing(version)
+        return folder
+
+    def add_version(self, number: int, files: Mapping[str, bytes]) -> None:
+        with folder_errors(f"write version {number}"):
+            try:
+                with adding_folder(self._folder / str(number)) as unfinished:
+                    for name, content in files.items():
+                        write_synced(unfinished / name, content)
+            except FileExistsError as error:
+                raise VersionExists(number) from error
+
+    def delete_version(self, number: int) -> None:
+        with folder_errors(f"delete version {number}"):
+            remove_folder(self._folder / str(number))
+
+    def remove_unfinished(self) -> None:
+        remove_hidden(self._folder)
+
+    def read(self, name: str) -> Stored | None:
+        with folder_errors(f"read {name}"):
+            try:
+                content = self._path(name).read_bytes()
+            except FileNotFoundError:
+                return None
+        return Stored(content, _tag_of(content))
+
+    def swap(self, name: str, content: bytes, tag: str | None) -> str:
+        with self._swapping, folder_errors(f"write {name}"):
+            before = self.read(name)
+            if tag != (before.tag if before else None):
+                raise Changed(name)
+            replace_file(self._path(name), content)
+        return _tag_of(content)
+
+    def put_file(self, name: str, path: Path) -> None:
+        target = self._path(name)
+        with folder_errors(f"write {name}"):
+            if target.exists() and target.samefile(path):
+                return
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
+                sync_file(temporary)
+
+    def fetch_file(self, name: str) -> Path | None:
+        with folder_errors(f"read {name}"):
+            return self._path(name) if self._path(name).is_file() else None
+
+    def list_files(self, folder: str) -> list[str]:
+        with folder_errors(f"list {folder}"):
+            paths = [path for path in self._path(folder).glob("**/*") if path.is_file()]
+        return sorted(path.relative_to(self._folder).as_posix() for path in paths if not path.name.startswith("."))
+
+    def delete_file(self, name: str) -> None:
+        with folder_errors(f"delete {name}"):
+            self._path(name).unlink(missing_ok=True)
+
+    def last_read(self, name: str) -> bytes | None:
+        return None
+
+    def copies(self) -> list[int]:
+        return []
+
+    def drop_copy(self, version: int) -> None:
+        pass
+
+    def _path(self, name: str) -> Path:
+        return self._folder / check_name(name)
+
+
+@contextlib.contextmanager
+def folder_errors(doing: str) -> Iterator[None]:
+    """Turn what the system refuses inside the block into RepositoryUnavailable, "cannot <doing>: <why>"."""
+    try:
+        yield
+    except OSError as error:
+        raise RepositoryUnavailable(f"cannot {doing}: {error.strerror or type(error).__name__}") from error
+
+
+def _tag_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,171 @@
+"""What was erased: replicas, runs and late records have to leave it out as well.
+
+An erasure has a position. It names the ids of the deleted queries, digests of the deleted texts, or the time before
+which everything was deleted. The deleted texts themselves are kept only until the files are free of them.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select, update
+
+from services.trainer.database.database import (
+    Database,
+    database_time,
+    in_parts,
+    last_position,
+    lock_counters,
+    next_positions,
+)
+from services.trainer.database.tables import (
+    ERASURES,
+    QUERIES,
+    erased_queries,
+    erasures,
+    spools,
+    unfinished_erasures,
+)
+from services.trainer.dataset.words import text_key
+
+# A replica deletes so many queries in one call.
+MOST_IDS = 10_000
+TEXTS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class ErasedQueries:
+    """What a replica has to delete for one erasure.
+
+    Attributes:
+        position: position of the erasure.
+        query_ids: the deleted queries, MOST_IDS at most.
+        before: all queries before this time are to be deleted, in microseconds since 1970; 0 for none.
+
+    """
+
+    position: int
+    query_ids: tuple[str, ...] = ()
+    before: int = 0
+
+
+class Erasures:
+    """Reads what was erased, and remembers which replica has done the same. It blocks and raises StorageFailed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def last(self) -> int:
+        """Return the position of the last erasure; 0 before the first."""
+        with self._database.read() as connection:
+            return last_position(connection, ERASURES)
+
+    def erasures_after(self, position: int) -> Iterator[ErasedQueries]:
+        """Yield the erasures after a position, oldest first, that replicas have to carry out.
+
+        An erasure with very many queries comes in several parts with the same position.
+        """
+        while True:
+            with self._database.read() as connection:
+                row = connection.execute(
+                    select(erasures.c.position, erasures.c.before)
+                    .where(erasures.c.position > position)
+                    .order_by(erasures.c.position)
+                    .limit(1)
+                ).one_or_none()
+                if row is None:
+                    return
+                ids = connection.scalars(
+                    select(erased_queries.c.query_id).where(erased_queries.c.erasure == row.position)
+                ).all()
+            for part in in_parts(ids or [""], MOST_IDS):
+                named = tuple(query_id for query_id in part if query_id)
+                if named or row.before:
+                    yield ErasedQueries(row.position, named, row.before)
+            position = row.position
+
+    def erased_by(self, spool_id: str) -> int | None:
+        """Return the position of the last erasure that the replica of a spool has carried out.
+
+        None for a new spool: nothing of it was ever stored, so no erasure can be about it.
+        """
+        with self._database.read() as connection:
+            return connection.scalar(select(spools.c.erasure).where(spools.c.spool_id == spool_id))
+
+    def mark_erased(self, spool_id: str, position: int) -> None:
+        """Remember that the replica of a spool has carried out all erasures up to a position."""
+        with self._database.write() as connection:
+            lock_counters(connection, QUERIES)
+            done = connection.scalar(select(spools.c.erasure).where(spools.c.spool_id == spool_id))
+            if done is None:
+                connection.execute(
+                    spools.insert().values(
+                        spool_id=spool_id, position=0, at=database_time(connection), erasure=position
+                    )
+                )
+            elif done < position:
+                connection.execute(update(spools).where(spools.c.spool_id == spool_id).values(erasure=position))
+
+    def find_erased(self, texts: Collection[str], since: int) -> set[str]:
+        """Return those of some texts that were erased after the position `since`.
+
+        A run calls it right before it registers its version, with the position that `last` had when the run began.
+        When nothing was erased meanwhile, it reads one row.
+        """
+        with self._database.read() as connection:
+            if last_position(connection, ERASURES) <= since:
+                return set()
+            found = connection.scalars(select(erasures.c.text_keys).where(erasures.c.position > since))
+            keys = {key for text_keys in found for key in text_keys}
+        return {text for text in texts if text_key(text) in keys} if keys else set()
+
+    def unfinished(self) -> Iterator[tuple[str, ...]]:
+        """Yield the texts that the files may still hold, in parts. A part that was worked off is forgotten."""
+        order = (unfinished_erasures.c.erasure, unfinished_erasures.c.number)
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(select(unfinished_erasures).order_by(*order).limit(TEXTS_AT_ONCE)).all()
+            if not rows:
+                return
+            yield tuple(row.text for row in rows)
+            self._finish([(row.erasure, row.number) for row in rows])
+
+    def _finish(self, keys: Sequence[tuple[int, int]]) -> None:
+        with self._database.write() as connection:
+            for erasure in {erasure for erasure, _ in keys}:
+                last = max(number for other, number in keys if other == erasure)
+                connection.execute(
+                    delete(unfinished_erasures).where(
+                        unfinished_erasures.c.erasure == erasure, unfinished_erasures.c.number <= last
+                    )
+                )
+
+
+def record_erased(connection: Connection, query_ids: Collection[str], texts: Collection[str]) -> int:
+    """Record deleted queries and texts in the transaction that deletes them. It has locked the counter ERASURES."""
+    (position,) = next_positions(connection, ERASURES)
+    keys = sorted({text_key(text) for text in texts})
+    connection.execute(
+        erasures.insert().values(position=position, at=database_time(connection), before=0, text_keys=keys)
+    )
+    for part in in_parts(sorted(query_ids)):
+        known = set(connection.scalars(select(erased_queries.c.query_id).where(erased_queries.c.query_id.in_(part))))
+        rows = [{"query_id": query_id, "erasure": position} for query_id in part if query_id not in known]
+        if rows:
+            connection.execute(erased_queries.insert(), rows)
+    for numbered in in_parts(list(enumerate(sorted(texts)))):
+        connection.execute(
+            unfinished_erasures.insert(),
+            [{"erasure": position, "number": number, "text": text} for number, text in numbered],
+        )
+    return position
+
+
+def record_age_limit(connection: Connection, before: int) -> int:
+    """Record that everything before a time is deleted, instead of the earlier record of this kind."""
+    lock_counters(connection, ERASURES)
+    (position,) = next_positions(connection, ERASURES)
+    connection.execute(delete(erasures).where(erasures.c.before > 0))
+    connection.execute(
+        erasures.insert().values(position=position, at=database_time(connection), before=before, text_keys=[])
+    )
+    return position
