@@ -1,5 +1,6 @@
 """Shared fixtures: a small real model, trained once, and copies of its registry that a test may break."""
 
+import fcntl
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -163,22 +164,31 @@ class FirstRun:
 
 
 @pytest.fixture(scope="session")
-def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    models, reports = tmp_path_factory.mktemp("models"), list[tuple[RunStage, float]]()
-    database_beside(models).close()
-    plan = small_plan(small_data, models)
-    version = retrain(plan, lambda stage, share: reports.append((stage, share)))
-    plan.database.close()
-    return FirstRun(models, version, tuple(reports))
+def first_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> FirstRun:
+    """The first of two runs. Training takes seconds, so each process of a test run copies what one of them trained."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "trained"
+    folder.mkdir(exist_ok=True)
+    models, told, own = folder / "models", folder / "first_run.json", tmp_path_factory.mktemp("models") / "models"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            models.mkdir()
+            database_beside(models).close()
+            plan, reports = small_plan(small_data, models), list[tuple[str, float]]()
+            version = retrain(plan, lambda stage, share: reports.append((stage.value, share)))
+            retrain(plan, lambda _stage, _share: None)
+            promote(plan.registry, version)
+            plan.database.close()  # so that the database is one file, which tests copy with the models
+            told.write_text(json.dumps({"version": version, "reports": reports}))
+        shutil.copytree(models, own)
+    outcome = json.loads(told.read_text())
+    return FirstRun(own, outcome["version"], tuple((RunStage(stage), share) for stage, share in outcome["reports"]))
 
 
 @pytest.fixture(scope="session")
-def trained_models(small_data: Path, first_run: FirstRun) -> Path:
+def trained_models(first_run: FirstRun) -> Path:
     """A model repository with versions 1 and 2, champion 1, both with a transformer stage. Read it, never write it."""
-    plan = small_plan(small_data, first_run.models)
-    retrain(plan, lambda _stage, _share: None)
-    promote(plan.registry, 1)
-    plan.database.close()  # so that the database is one file, which tests copy with the models
     return first_run.models
 
 

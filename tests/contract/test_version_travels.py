@@ -67,7 +67,7 @@ ANY_TEXT = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(ANY_TEXT, min_size=1, max_size=5))
 @example([""])
 @example(["   ", "\t\n", "\0"])

@@ -32,30 +32,24 @@ def test_any_examples_can_be_trained_and_evaluated(small_data: Path, tmp_path: P
     assert measured["examples"] == lines
 
 
-def test_model_can_be_trained_and_evaluated_without_the_encoder(small_data: Path, tmp_path: Path) -> None:
+def test_without_the_encoder_a_model_is_trained_and_evaluated_and_a_worse_one_exits_with_2_and_changes_nothing(
+    small_data: Path, tmp_path: Path
+) -> None:
     train, held_out = small_data / "examples" / "train" / "mood_food.jsonl", small_data / "examples" / "held_out.jsonl"
     place = ("--models", str(tmp_path), "--encoder", str(tmp_path / "nowhere"), "--json")
-    trained = moodfood("train", "--examples", str(train), *place)
+    trained = moodfood("train", "--examples", str(train), "--held-out", str(held_out), *place)
     assert (trained.returncode, json.loads(trained.stdout)["transformer_stage"]) == (0, False)
     assert "make encoder" in trained.stderr
     measured = json.loads(moodfood("evaluate", "--examples", str(held_out), *place).stdout)
     assert (measured["transformer_stage"], measured["escalated"]) == (False, 0)
 
-
-def test_challenger_that_is_worse_exits_with_2_and_changes_nothing(small_data: Path, tmp_path: Path) -> None:
-    train = small_data / "examples" / "train" / "mood_food.jsonl"
     rows = [json.loads(line) for line in train.read_text().splitlines()]
     labels = sorted({label for row in rows for label in row["labels"]})
+    worse = [{"text": row["text"], "labels": [labels[n * n % len(labels)]]} for n, row in enumerate(rows)]
     shuffled = tmp_path / "shuffled.jsonl"
-    shuffled.write_text(
-        "".join(
-            json.dumps({"text": r["text"], "labels": [labels[n * n % len(labels)]]}) + "\n" for n, r in enumerate(rows)
-        )
-    )
-    place = ("--held-out", str(small_data / "examples" / "held_out.jsonl"), "--models", str(tmp_path), "--json")
-    assert moodfood("train", "--examples", str(train), *place).returncode == 0
+    shuffled.write_text("".join(json.dumps(row) + "\n" for row in worse))
     alias = (tmp_path / "mood_food" / "champion").read_text()
-    refused = moodfood("train", "--examples", str(shuffled), *place)
+    refused = moodfood("train", "--examples", str(shuffled), "--held-out", str(held_out), *place)
     assert (refused.returncode, json.loads(refused.stdout)["promoted"]) == (2, False)
     assert alias == (tmp_path / "mood_food" / "champion").read_text()
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.database.database import DATABASE_FILE
 from tests.conftest import ENCODER, ROOT
+from tests.registries import MODEL
 from tests.system import System, eventually, free_ports
 
 # The first training takes 20 s on an idle machine.
@@ -161,11 +163,13 @@ def has_ipv6() -> bool:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 def test_it_runs_on_ipv6_from_a_project_python_and_data_in_folders_with_a_space(
-    small_data: Path, tmp_path: Path
+    small_data: Path, trained_models: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "my food"
     folder.mkdir()
     shutil.copytree(small_data, folder / "data")
+    shutil.copytree(trained_models, folder / "models")
+    (folder / "models" / DATABASE_FILE).rename(folder / "data" / DATABASE_FILE)
     project = folder / "the project"
     project.symlink_to(ROOT)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
@@ -176,6 +180,7 @@ def test_it_runs_on_ipv6_from_a_project_python_and_data_in_folders_with_a_space(
         project=project,
         host="::1",
         PYTHONPATH=f"{project}:{project / 'gen'}:{libraries}",
+        MOODFOOD_MODEL=MODEL,
     ) as up:
         up.says(f"ready: http://[::1]:{up.system.ports['gateway']}\n")
         up.stop(signal.SIGINT)

@@ -36,6 +36,9 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     commands = re.findall(r"^mkdir .*\n^cp .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     subprocess.run(["sh", "-ec", commands[0]], cwd=folder, env=dict(os.environ), check=True, timeout=10)
     with system(folder / "tickets", folder / "models", "tickets") as running:
+        # The first model serves a moment before its run has ended.
+        (run,) = running.call("/retrain/runs")[1]["runs"]
+        assert running.ended(run["run_id"])["state"] == "succeeded"
         yield running
 
 
