@@ -1,33 +1,38 @@
-"""A spool: query records that wait for the trainer, in a folder of segments that is named by a random id.
+"""A spool: query records that wait for the trainer, in a SQLite file in a folder that is named by a random id.
 
-Every record gets a position, one more than the record before it. Positions never come again, also after a restart or a
-kill. Records that the trainer has stored are deleted. When the spool is too large, its oldest segment is dropped and
-its records are counted.
+Every record gets a position, one more than the record before it. SQLite gives a position away once: also after a kill,
+and after a loss of power, because every write waits for the disk. Records that the trainer has stored are deleted. When
+the spool is too large, its oldest records are dropped and counted.
 """
 
 import contextlib
-import json
+import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from moodfood.events.v1.events_pb2 import QueryRecord
 
-from services.inference.queries.segment import Segment, split
-
+RECORDS_FILE = "records.db"
 MAX_BATCH_RECORDS = 500
 MAX_BATCH_BYTES = 1024 * 1024
-# A spool has about so many segments when it is full, so that about this share of it is dropped at once.
-SEGMENTS = 16
-MAX_SEGMENT_BYTES = 4 * 1024 * 1024
-# A machine that loses its power may forget the newest records, which the trainer may have stored. Their positions must
-# not be given to other records. So after a start of the machine, the positions jump by more than can have been lost.
-JUMP = 2**32
+# Which share of a full spool is dropped at once, so that not every write has to drop something.
+DROPPED_SHARE = 1 / 16
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SETTINGS = (
+    # Nobody else opens the file, so no file is needed in which processes agree.
+    "PRAGMA locking_mode=EXCLUSIVE",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    # A deleted text is overwritten in the file.
+    "PRAGMA secure_delete=ON",
+    "CREATE TABLE IF NOT EXISTS records (position INTEGER PRIMARY KEY AUTOINCREMENT, content BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS dropped (count INTEGER NOT NULL)",
+)
 
 _log = structlog.get_logger()
 
@@ -46,82 +51,91 @@ class Batch:
 
 
 class Spool:
-    """One folder of segments, which this process has locked."""
+    """One spool, whose folder this process has locked. Every method raises OSError when the disk refuses."""
 
     def __init__(self, folder: Path, descriptor: int, max_bytes: int) -> None:
-        """Open a spool whose folder is locked by the descriptor. Without segments it is a new one. Raises OSError."""
+        """Open a spool whose folder is locked by the descriptor, or begin it. Its records may take so many bytes."""
         self.spool_id = folder.name
         self._folder = folder
         self._descriptor = descriptor
         self._max_bytes = max_bytes
-        self._segment_bytes = min(max(1, max_bytes // SEGMENTS), MAX_SEGMENT_BYTES)
-        self._acknowledged = 0
         self._full = False
-        self._segments = Segment.read_all(folder)
-        self.dropped = 0
-        self._open_state()
-
-    @property
-    def waiting(self) -> int:
-        """Number of records that are not acknowledged."""
-        return sum(segment.count_after(self._acknowledged) for segment in self._segments)
-
-    @property
-    def size(self) -> int:
-        """Size of the segments in bytes."""
-        return sum(segment.size for segment in self._segments)
+        with self._disk_errors():
+            # One thread at a time uses it, but not always the same one.
+            self._database = sqlite3.connect(folder / RECORDS_FILE, isolation_level=None, check_same_thread=False)
+            for statement in _SETTINGS:
+                self._database.execute(statement)
+            count = "SELECT COUNT(*), COALESCE(SUM(LENGTH(content)), 0) FROM records"
+            self.waiting, self.size = self._database.execute(count).fetchone()
+            (self.dropped,) = self._database.execute("SELECT COALESCE(SUM(count), 0) FROM dropped").fetchone()
 
     def append(self, contents: Sequence[bytes]) -> None:
-        """Add serialised records. Raises OSError. Those that the disk did not take are counted as dropped."""
-        left = len(contents)
+        """Add serialised records: all, or none. Those that the disk did not take are counted as dropped."""
         try:
-            for group in split(contents, self._segment_bytes):
-                if self._segments[-1].size >= self._segment_bytes:
-                    self._begin_segment(self._segments[-1].next)
-                self._segments[-1].append(group)
-                left -= len(group)
-                self._drop_oldest()
+            with self._transaction():
+                self._database.executemany("INSERT INTO records (content) VALUES (?)", ((c,) for c in contents))
+                size = self.size + sum(map(len, contents))
+                oldest = self._list_oldest(size) if size > self._max_bytes else []
+                self._delete(position for position, _ in oldest)
+                self._write_dropped(self.dropped + len(oldest))
         except OSError:
-            self.count_dropped(left)
+            self.count_dropped(len(contents))
             raise
+        self.dropped += len(oldest)
+        self.waiting += len(contents) - len(oldest)
+        self.size = size - sum(length for _, length in oldest)
+        if oldest and not self._full:
+            # Once, and not for all that follow; the counts say how many they are.
+            _log.warning("the spool is full: its oldest records are dropped", max_bytes=self._max_bytes)
+            self._full = True
 
     def read(self) -> Batch | None:
-        """Return the oldest records that are not acknowledged; None if there are none. Raises OSError."""
-        for segment in self._segments:
-            if segment.count_after(self._acknowledged):
-                position, contents = segment.read(self._acknowledged, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
-                records = [QueryRecord.FromString(content) for content in contents]
-                return Batch(self.spool_id, position, records, self.dropped)
-        return None
+        """Return the oldest records that wait; None if there are none."""
+        if not self.waiting:
+            return None
+        contents, last, size = list[bytes](), 0, 0
+        with self._disk_errors():
+            rows = self._database.execute(
+                "SELECT position, content FROM records ORDER BY position LIMIT ?", (MAX_BATCH_RECORDS,)
+            )
+            for position, content in rows:
+                if contents and (position != last + 1 or size + len(content) > MAX_BATCH_BYTES):
+                    break
+                contents.append(content)
+                last, size = position, size + len(content)
+        return Batch(self.spool_id, last, [QueryRecord.FromString(content) for content in contents], self.dropped)
 
     def acknowledge(self, position: int) -> None:
-        """Delete the records up to a position, inclusive. Raises OSError."""
+        """Delete the records up to a position, inclusive."""
         self._full = False
-        last = self._segments[-1].next - 1
-        self._acknowledged = max(self._acknowledged, min(position, last))
-        if self._acknowledged == last and self._segments[-1].size:
-            # The name of the last segment keeps the next position, so there is always one.
-            self._begin_segment(last + 1)
-        while len(self._segments) > 1 and self._segments[0].next <= self._acknowledged + 1:
-            self._segments.pop(0).remove()
+        with self._disk_errors():
+            rows = self._database.execute(
+                "SELECT position, LENGTH(content) FROM records WHERE position <= ?", (position,)
+            ).fetchall()
+        self._remove_rows(rows)
 
     def forget(self, is_doomed: Callable[[QueryRecord], bool]) -> int:
-        """Delete records. Returns how many. Raises OSError; call it again."""
-        return sum(
-            segment.forget(lambda content: is_doomed(QueryRecord.FromString(content))) for segment in self._segments
-        )
+        """Delete records. Returns how many."""
+        with self._disk_errors():
+            rows = self._database.execute("SELECT position, content FROM records")
+            doomed = [(position, len(c)) for position, c in rows if is_doomed(QueryRecord.FromString(c))]
+        self._remove_rows(doomed)
+        with self._disk_errors():
+            # What was deleted earlier is gone from the log of SQLite too.
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return len(doomed)
 
     def count_dropped(self, count: int) -> None:
         """Count records that were lost. A disk that refuses keeps the count until the next start only."""
         if count:
             self.dropped += count
-            with contextlib.suppress(OSError):
-                self._write_state()
+            with contextlib.suppress(OSError), self._transaction():
+                self._write_dropped(self.dropped)
 
     def close(self) -> None:
-        """Close the files and free the lock."""
-        for segment in self._segments:
-            segment.close()
+        """Close the file and free the lock."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
         os.close(self._descriptor)
 
     def remove(self) -> None:
@@ -129,50 +143,54 @@ class Spool:
         shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
 
-    def _begin_segment(self, first: int) -> None:
-        self._segments[-1].close()
-        self._segments.append(Segment.create(self._folder, first))
+    def _list_oldest(self, size: int) -> list[tuple[int, int]]:
+        """Return positions and bytes of the oldest records, without which a spool of this size is not full."""
+        excess, oldest = size - self._max_bytes * (1 - DROPPED_SHARE), list[tuple[int, int]]()
+        for position, length in self._database.execute(
+            "SELECT position, LENGTH(content) FROM records ORDER BY position"
+        ):
+            if excess <= 0:
+                break
+            oldest.append((position, length))
+            excess -= length
+        return oldest
 
-    def _drop_oldest(self) -> None:
-        while len(self._segments) > 1 and self.size > self._max_bytes:
-            oldest = self._segments.pop(0)
-            lost = oldest.count_after(self._acknowledged)
-            oldest.remove()
-            self.count_dropped(lost)
-            if lost and not self._full:
-                # Once, and not for every segment that goes; the counts say how many follow.
-                _log.warning("the spool is full: its oldest records are dropped", max_bytes=self._max_bytes)
-                self._full = True
+    def _remove_rows(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Delete records, given by their positions and bytes."""
+        if rows:
+            with self._transaction():
+                self._delete(position for position, _ in rows)
+            self.waiting -= len(rows)
+            self.size -= sum(length for _, length in rows)
 
-    @property
-    def _state_path(self) -> Path:
-        return self._folder / "state.json"
+    def _delete(self, positions: Iterable[int]) -> None:
+        self._database.executemany("DELETE FROM records WHERE position = ?", ((position,) for position in positions))
 
-    def _open_state(self) -> None:
-        """Read the count of dropped records, and jump to new positions if the machine has started since."""
-        for unfinished in self._folder.glob("*.new"):
-            unfinished.unlink()
-        boot_id = ""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            state = json.loads(self._state_path.read_text())
-            self.dropped, boot_id = int(state["dropped"]), str(state["boot_id"])
-        if not self._segments:
-            self._segments.append(Segment.create(self._folder, 1))
-        elif boot_id != _read_boot_id():
-            self._begin_segment(self._segments[-1].next + JUMP)
-        else:
-            return
-        self._write_state()
+    def _write_dropped(self, count: int) -> None:
+        self._database.execute("DELETE FROM dropped")
+        self._database.execute("INSERT INTO dropped VALUES (?)", (count,))
 
-    def _write_state(self) -> None:
-        new = self._state_path.with_suffix(".new")
-        new.write_text(json.dumps({"dropped": self.dropped, "boot_id": _read_boot_id()}))
-        new.replace(self._state_path)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._disk_errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Raise OSError for what SQLite cannot do.
 
-def _read_boot_id() -> str:
-    """Return what identifies this start of the machine; empty where the system does not say."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
+        FileNotFoundError says that somebody has removed the folder; SQLite would go on in the deleted file.
+        """
+        if not self._folder.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from error

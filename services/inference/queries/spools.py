@@ -15,7 +15,7 @@ import structlog
 from moodfood.events.v1.events_pb2 import QueryRecord
 
 from services.inference.queries.file_lock import open_locked
-from services.inference.queries.spool import Batch, Spool
+from services.inference.queries.spool import RECORDS_FILE, Batch, Spool
 
 _log = structlog.get_logger()
 
@@ -132,8 +132,8 @@ class Spools:
             descriptor = open_locked(folder, os.O_RDONLY)
             if descriptor is None:
                 return
-            if not is_new and not any(folder.glob("*.records")):
-                # Without a segment it cannot tell which positions it has given.
+            if not is_new and not (folder / RECORDS_FILE).exists():
+                # Without its file it cannot tell which positions it has given.
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
                 return
