@@ -48,6 +48,7 @@ from services.trainer.schedule.drift import measure_champion_drift
 from services.trainer.schedule.due import DueCheck, DueRules, start_if_due
 from services.trainer.schedule.scheduler import Scheduler
 from services.trainer.settings import Settings
+from services.trainer.upkeep.old_files import Folders, has_old_files
 from services.transport.logs import configure_logs
 from services.transport.serving import bind, build_server, start, until_signal
 from services.transport.settings import BadSetting, address, load_settings
@@ -195,6 +196,8 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     trainer = Trainer(settings)
     migrate(trainer.database)
+    if has_old_files(Folders(settings.data_dir, settings.models_dir)):
+        _log.warning("files of an earlier release are not in the database", command="moodfood migrate")
     server = build_server(ERROR_TABLE)
     trainer.add_servicers(server)
     port = bind(server, settings.host, settings.trainer_port, "MOODFOOD_TRAINER_PORT")

@@ -4,8 +4,9 @@ Snapshots in the form of earlier releases are found too, and can be converted.
 """
 
 import json
+import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +81,10 @@ def delete_snapshots_with(folder: Path, texts: Collection[str]) -> int:
     return len({path.stem for path in doomed})
 
 
-def convert_snapshots(folder: Path) -> Converted:
-    """Write the snapshots of earlier releases in today's form and delete the old files. A second call does the rest.
+def convert_snapshots(folder: Path, put_aside: Callable[[Path], None]) -> Converted:
+    """Write the snapshots of earlier releases in today's form. A second call does what the first one has left.
+
+    The new file is as old as the former one, which is then given to `put_aside`.
 
     Raises:
         StorageFailed: the disk refused; no snapshot is lost.
@@ -90,12 +93,14 @@ def convert_snapshots(folder: Path) -> Converted:
     count, damaged = 0, []
     for path in sorted(path for path in _list_files(folder) if path.suffix == FORMER_SUFFIX):
         try:
-            write_snapshot(read_snapshot(path.stem, folder), folder)
+            converted = write_snapshot(read_snapshot(path.stem, folder), folder)
         except SnapshotNotFound:
             damaged.append(path.stem)
             continue
-        with storage_errors(f"delete {path.name}"):
-            path.unlink()
+        with storage_errors(f"convert {path.name}"):
+            written_at = path.stat().st_mtime
+            os.utime(converted, (written_at, written_at))
+        put_aside(path)
         count += 1
     return Converted(count, tuple(damaged))
 

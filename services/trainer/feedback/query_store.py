@@ -83,6 +83,37 @@ class QueryStore:
                 _prune(connection, positions[-1] - self._keep)
         return len(answered)
 
+    def keep_older(self, records: Sequence[QueryRecord], room: int, *, for_review: bool) -> int:
+        """Store records that are older than all that are stored, and return how many. Those that are known are not.
+
+        Args:
+            records: oldest first.
+            room: how many still older records may follow, with these. So many positions are left free when the store is
+                empty; otherwise, positions may fall below 1.
+            for_review: whether to queue their review items.
+
+        Raises:
+            StorageFailed: nothing was stored.
+
+        """
+        known_words = self._known_words() if for_review else ()
+        with self._database.write() as connection:
+            lock_counters(connection, FEEDBACK, QUERIES)
+            answered = _select_new(connection, [read_record(record) for record in records])
+            lowest = connection.scalar(select(func.min(queries.c.position)))
+            if lowest is None and answered:
+                lowest = next_positions(connection, QUERIES, room)[-1] + 1
+            for part in in_parts(list(enumerate(answered, (lowest or 0) - len(answered)))):
+                connection.execute(queries.insert(), [_row(number, query) for number, query in part])
+            if for_review:
+                queue_up(connection, answered, known_words)
+        return len(answered)
+
+    def count(self) -> int:
+        """Return how many queries are stored. It reads the whole index."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.count()).select_from(queries)) or 0
+
     def text_of(self, query_id: str) -> str | None:
         """Return the text of a query; None when it is not stored, or not yet."""
         if not is_id(query_id):

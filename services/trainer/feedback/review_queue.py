@@ -150,16 +150,22 @@ def replace_suspects(database: Database, suspects: Iterable[ReviewItem]) -> None
         StorageFailed: the former ones are still there.
 
     """
-    strongest = sorted(keep_strongest(suspects), key=lambda item: -item.score)[:MOST_SUSPECTS]
     with database.write() as connection:
         lock_counters(connection, FEEDBACK)
         connection.execute(delete(review_items).where(review_items.c.origin == FROM_TRAINING))
-        decided, now = _find_decided(connection, [item.item_id for item in strongest]), database_time(connection)
-        rows = [_row(item, FROM_TRAINING, now) for item in strongest if item.item_id not in decided]
-        for part in in_parts(rows):
-            _delete_rows(connection, part)
-            connection.execute(review_items.insert(), part)
-        _evict(connection)
+        queue_suspects(connection, suspects)
+
+
+def queue_suspects(connection: Connection, suspects: Iterable[ReviewItem]) -> int:
+    """Queue suspects that were not decided, and return how many. The transaction has locked the counter FEEDBACK."""
+    strongest = sorted(keep_strongest(suspects), key=lambda item: -item.score)[:MOST_SUSPECTS]
+    decided, now = _find_decided(connection, [item.item_id for item in strongest]), database_time(connection)
+    rows = [_row(item, FROM_TRAINING, now) for item in strongest if item.item_id not in decided]
+    for part in in_parts(rows):
+        _delete_rows(connection, part)
+        connection.execute(review_items.insert(), part)
+    _evict(connection)
+    return len(rows)
 
 
 def _replace_weaker(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

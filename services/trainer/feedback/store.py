@@ -131,11 +131,8 @@ class FeedbackStore:
 
 
 def store_feedback(connection: Connection, items: Sequence[Feedback]) -> list[str]:
-    """Store items in a transaction that has locked the counter FEEDBACK, and return their ids in order.
-
-    Queries with these texts need no reviewer any more.
-    """
-    known = _find_earlier(connection, items)
+    """Store items in a transaction that has locked the counter FEEDBACK, and return their ids in order."""
+    known = find_earlier(connection, items)
     ids, fresh = [], list[tuple[str, Feedback]]()
     for item in items:
         feedback_id = known.get((item.user_id, item.request_id)) if item.request_id else None
@@ -148,13 +145,33 @@ def store_feedback(connection: Connection, items: Sequence[Feedback]) -> list[st
     now = database_time(connection) if fresh else 0
     positions = next_positions(connection, FEEDBACK, len(fresh))
     for part in in_parts(list(zip(positions, fresh, strict=True))):
-        rows = [_row(position, feedback_id, item, now) for position, (feedback_id, item) in part]
-        connection.execute(feedback.insert(), rows)
-        keys = {row["text_key"] for row in rows}
-        connection.execute(
-            delete(review_items).where(review_items.c.item_id.in_(keys), review_items.c.origin == FROM_QUERY)
-        )
+        insert_rows(connection, [make_row(position, feedback_id, item, now) for position, (feedback_id, item) in part])
     return ids
+
+
+def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of feedback. Queries with these texts need no reviewer any more."""
+    connection.execute(feedback.insert(), rows)
+    keys = {row["text_key"] for row in rows}
+    connection.execute(
+        delete(review_items).where(review_items.c.item_id.in_(keys), review_items.c.origin == FROM_QUERY)
+    )
+
+
+def make_row(position: int, feedback_id: str, item: Feedback, at: int) -> Mapping[str, Any]:
+    """Return the row of an item that was stored at a time, in microseconds since 1970."""
+    return {
+        "position": position,
+        "feedback_id": feedback_id,
+        "at": at,
+        "text": item.text,
+        "text_key": text_key(item.text),
+        "labels": list(item.labels),
+        "query_id": item.query_id,
+        "user_id": item.user_id,
+        "source": item.source,
+        "request_id": item.request_id,
+    }
 
 
 def find_labelled(connection: Connection, keys: Collection[str]) -> set[str]:
@@ -165,7 +182,7 @@ def find_labelled(connection: Connection, keys: Collection[str]) -> set[str]:
     return found
 
 
-def _find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tuple[str, str], str]:
+def find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tuple[str, str], str]:
     """Return the ids of the stored records of these callers' requests."""
     found: dict[tuple[str, str], str] = {}
     for part in in_parts(sorted({item.request_id for item in items if item.request_id})):
@@ -178,21 +195,6 @@ def _find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tup
         )
         found.update(((row.user_id, row.request_id), row.feedback_id) for row in rows)
     return found
-
-
-def _row(position: int, feedback_id: str, item: Feedback, now: int) -> Mapping[str, Any]:
-    return {
-        "position": position,
-        "feedback_id": feedback_id,
-        "at": now,
-        "text": item.text,
-        "text_key": text_key(item.text),
-        "labels": list(item.labels),
-        "query_id": item.query_id,
-        "user_id": item.user_id,
-        "source": item.source,
-        "request_id": item.request_id,
-    }
 
 
 def _read_example(row: Any) -> Example:

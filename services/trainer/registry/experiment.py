@@ -4,7 +4,7 @@ The row is the truth and is written first. The file is made from it; `publish` w
 """
 
 from moodfood.registry.v1 import manifest_pb2 as pb
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.language.names import EXPERIMENT_FILE
@@ -56,15 +56,7 @@ class ExperimentRecord:
         """
         try:
             with self._database.write() as connection:
-                connection.execute(
-                    experiments.insert().values(
-                        experiment_id=experiment.experiment_id,
-                        model=self._model,
-                        running=True,
-                        started_at=experiment.started_at.ToMicroseconds(),
-                        record=to_json(experiment, indent=None),
-                    )
-                )
+                insert_experiment(connection, self._model, experiment)
         except IntegrityError as error:
             present = self.running()
             raise ExperimentInProgress(present.experiment_id if present else "another one") from error
@@ -108,6 +100,19 @@ class ExperimentRecord:
                     continue
                 return
         raise StorageFailed("other trainers keep changing the experiment; try again")
+
+
+def insert_experiment(connection: Connection, model: str, experiment: pb.Experiment) -> None:
+    """Insert an experiment of a model."""
+    connection.execute(
+        experiments.insert().values(
+            experiment_id=experiment.experiment_id,
+            model=model,
+            running=experiment.running,
+            started_at=experiment.started_at.ToMicroseconds(),
+            record=to_json(experiment, indent=None),
+        )
+    )
 
 
 def _ended(published: pb.Experiment | None) -> pb.Experiment | None:

@@ -76,7 +76,7 @@ class History:
         # Taking a position locks the counter. So of two trainers that add the same change, the second sees the first.
         (position,) = next_positions(connection, HISTORY)
         if not self._has(connection, entry.generation):
-            self._insert(connection, position, entry)
+            insert_entry(connection, self._model, position, entry)
 
     def record_refusal(self, version: int, champion: pb.ChampionAlias | None, by: str, reason: str) -> None:
         """Record that a version was refused, and which champion served at that time.
@@ -96,21 +96,9 @@ class History:
         try:
             with self._database.write() as connection:
                 (position,) = next_positions(connection, HISTORY)
-                self._insert(connection, position, entry)
+                insert_entry(connection, self._model, position, entry)
         except StorageFailed as error:
             _log.error("cannot write the history", problem=str(error))
-
-    def _insert(self, connection: Connection, position: int, entry: pb.HistoryEntry) -> None:
-        connection.execute(
-            history.insert().values(
-                position=position,
-                model=self._model,
-                action=entry.action,
-                to_version=entry.to_version,
-                generation=entry.generation,
-                record=to_json(entry, indent=None),
-            )
-        )
 
     def _has(self, connection: Connection, generation: int) -> bool:
         query = select(history.c.position).where(*self._changes(), history.c.generation == generation).limit(1)
@@ -131,3 +119,17 @@ class History:
     def _changes(self) -> tuple[ColumnElement[bool], ...]:
         # Spelt as in the index: a parameter instead of the number would keep both databases from using it.
         return self._of_model(), history.c.action != literal_column(str(int(pb.HISTORY_ACTION_REFUSED)))
+
+
+def insert_entry(connection: Connection, model: str, position: int, entry: pb.HistoryEntry) -> None:
+    """Insert an entry of a model's history."""
+    connection.execute(
+        history.insert().values(
+            position=position,
+            model=model,
+            action=entry.action,
+            to_version=entry.to_version,
+            generation=entry.generation,
+            record=to_json(entry, indent=None),
+        )
+    )

@@ -49,9 +49,7 @@ class RunStore:
         """
         try:
             with self._database.write() as connection:
-                values = _columns(run) | {"run_id": run.run_id, "heartbeat_at": func.now_micros()}
-                connection.execute(runs.insert().values(values))
-                _count(connection, run)
+                insert_run(connection, run)
         except IntegrityError:
             earlier = self.of_request(run.request_id)
             if earlier is None:
@@ -136,6 +134,13 @@ class RunStore:
         with self._database.read() as connection:
             record = connection.scalar(query.limit(1))
         return None if record is None else _read(record)
+
+
+def insert_run(connection: Connection, run: pb.TrainingRun, alive_at: int | None = None) -> None:
+    """Insert a run that was alive at a time, in microseconds since 1970; now when it is not given."""
+    heartbeat = func.now_micros() if alive_at is None else alive_at
+    connection.execute(runs.insert().values(_columns(run) | {"run_id": run.run_id, "heartbeat_at": heartbeat}))
+    _count(connection, run)
 
 
 def _newest_first() -> Select[str]:

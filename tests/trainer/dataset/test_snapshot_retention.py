@@ -108,11 +108,14 @@ def test_disk_that_cannot_be_read_is_not_taken_for_a_damaged_file(tmp_path: Path
 
 def test_snapshots_of_earlier_releases_are_converted_under_their_names_and_damaged_ones_stay(tmp_path: Path) -> None:
     snapshot = snapshot_of("so good 🍕", "nothing")
-    write_as_earlier_releases_did(snapshot, tmp_path)
+    former = write_as_earlier_releases_did(snapshot, tmp_path)
+    os.utime(former, (5, 5))
     damaged = write_as_earlier_releases_did(snapshot_of("torn"), tmp_path)
     damaged.write_text(damaged.read_text()[:-5])
-    converted = convert_snapshots(tmp_path)
+    aside: list[Path] = []
+    converted = convert_snapshots(tmp_path, aside.append)
     assert (1, (damaged.stem,)) == (converted.count, converted.damaged)
-    assert {damaged.name, f"{snapshot.id}.parquet"} == {path.name for path in tmp_path.iterdir()}
+    assert ([former], 5) == (aside, (tmp_path / f"{snapshot.id}.parquet").stat().st_mtime)
+    former.unlink()
     assert snapshot == read_snapshot(snapshot.id, tmp_path)
-    assert [is_intact(damaged.stem, tmp_path), convert_snapshots(tmp_path).count] == [False, 0]
+    assert [is_intact(damaged.stem, tmp_path), convert_snapshots(tmp_path, aside.append).count] == [False, 0]
