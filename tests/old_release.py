@@ -102,6 +102,7 @@ def write_old_folders(root: Path) -> Folders:
     _write(model / "experiments.jsonl", _line(json_format.ParseDict(EXPERIMENTS[0], registry.Experiment())))
     _document(model / "experiment", EXPERIMENTS[1], registry.Experiment())
     _write(model / ".lock")
+    _write(model / ".changing")
     for version in (1, 3):
         _write_version(model / str(version), version)
     write_old_snapshot(SNAPSHOT, model / "snapshots")

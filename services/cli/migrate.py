@@ -43,7 +43,10 @@ def migrate(as_json: Json = False) -> None:
         print_json({"moved": counts, "problems": report.problems, "files": report.files})
     elif report.files:
         print_table(("what", "read", "stored", "cannot be read"), [(kind, *row) for kind, row in kinds.items()])
-        print_line(f"{report.files} files are in {settings.data_dir / 'moved'} now; nothing reads them any more")
+        print_line(
+            f"{report.files} files are in {settings.data_dir / 'moved'} now. Nothing reads them any more, and what people "
+            "ask to forget stays in them: delete the folder when you have seen that all is well"
+        )
     else:
         print_line("nothing is left to move")
 

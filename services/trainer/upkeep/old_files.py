@@ -37,7 +37,7 @@ _IN_MODELS = ((HISTORY, "*/history.jsonl"), (EXPERIMENTS, "*/experiments.jsonl")
 # Locks, requests to cancel a run, and what a kill left half-written.
 _LEFT_OVER = ("feedback/.*", "review/.*", "runs/.*", "runs/*.cancel", "drift/.*", ".schedule.json.*",
               "logs/query_logs.jsonl.lock")  # fmt: skip
-_LEFT_OVER_IN_MODELS = ("*/.lock",)
+_LEFT_OVER_IN_MODELS = ("*/.lock", "*/.changing")
 _FOLDERS = ("feedback", "review", "runs", "drift")
 # So many lines that cannot be read are named. All are counted.
 MOST_NAMED = 100

@@ -2,18 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from google.protobuf import json_format
 from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import scheduler_pb2, trainer_pb2
 from sqlalchemy import select
+from typer.testing import CliRunner
 
+from services.cli.__main__ import app
 from services.trainer.database import tables
-from services.trainer.database.database import Database
+from services.trainer.database.database import DATABASE_FILE, Database, file_url
+from services.trainer.database.leases import RUN, Leases
+from services.trainer.database.migrate import migrate
 from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import BrokenData, StorageFailed
 from services.trainer.feedback.query_store import QueryStore
@@ -27,6 +33,7 @@ from services.trainer.upkeep.moving import move_old_files
 from services.trainer.upkeep.old_files import Folders, MoveReport, has_old_files
 from tests import old_release as old
 from tests.query_records import make_record
+from tests.system import free_ports
 
 EVERYTHING = {
     "review decisions": 1, "feedback": 3, "suspected examples": 2, "training runs": 3, "schedule": 1,
@@ -326,3 +333,59 @@ def test_what_a_new_trainer_has_stored_already_stays_and_is_newer(database: Data
     assert next(iter(history)).reason == "wrong on soups"
     # The query about which feedback was moved needs no reviewer any more.
     assert "imported" not in [row.text for row in rows(database, "review_items")]
+
+
+@pytest.fixture
+def named_folders(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folders]:
+    """Folders of an earlier release that the environment names, with a port at which nobody listens."""
+    for name, value in {
+        "DATA_DIR": folders.data, "MODELS_DIR": folders.models, "MODEL": old.MODEL, "DATABASE_URL": "",
+        "TRAINER_PORT": free_ports(1)[0],
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"MOODFOOD_{name}", str(value))
+    yield folders
+    structlog.reset_defaults()  # the command has sent the logs to a stream that is closed now
+
+
+def test_command_shows_what_it_moved_and_then_that_nothing_is_left(named_folders: Folders) -> None:
+    with (named_folders.data / "feedback" / "feedback.jsonl").open("a") as file:
+        file.write('{"feedback_id')
+    first = CliRunner().invoke(app, ["migrate", "--json"])
+    assert (first.exit_code, first.stderr) == (
+        0, "moodfood: cannot read feedback/feedback.jsonl line 5: is not a record of this kind\n"
+    )  # fmt: skip
+    shown = json.loads(first.stdout)
+    assert {kind: row["stored"] for kind, row in shown["moved"].items()} == EVERYTHING
+    assert shown["moved"]["feedback"] == {"read": 5, "stored": 3, "unreadable": 1}
+    assert (shown["files"], len(shown["problems"])) == (12, 1)
+    again = CliRunner().invoke(app, ["migrate"])
+    assert (again.exit_code, again.stdout) == (0, "nothing is left to move\n")
+    store = FeedbackStore(Database(file_url(named_folders.data / DATABASE_FILE)))
+    assert len(list(store.export())) == 3
+
+
+def test_command_shows_a_table(named_folders: Folders) -> None:
+    result = CliRunner().invoke(app, ["migrate"])
+    shown = [line.split("│")[1:-1] for line in result.stdout.splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in shown[1]] == ["feedback", "4", "3", "0"]
+    assert "12 files are in" in result.stdout
+
+
+@pytest.mark.parametrize("sign", ["port", "lease"])
+def test_command_moves_nothing_while_a_trainer_runs(
+    sign: str, named_folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(file_url(named_folders.data / DATABASE_FILE))
+    migrate(database)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        if sign == "port":
+            monkeypatch.setenv("MOODFOOD_TRAINER_PORT", str(listening.getsockname()[1]))
+        else:
+            Leases(database).take(RUN)
+        result = CliRunner().invoke(app, ["migrate"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "moodfood: a trainer is running; stop all services, then try again\n",
+    )
+    assert rows(database, "feedback") == []
+    assert has_old_files(named_folders)
