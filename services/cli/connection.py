@@ -1,8 +1,9 @@
 """The one way to reach a running service: a stub whose calls have a deadline and whose errors become one line."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,7 @@ from services.transport.settings import load_settings
 
 CALL_SECONDS = 10.0
 PROMOTION_SECONDS = 60.0
+CONNECT_SECONDS = 2.0
 
 Stub = TypeVar("Stub")
 
@@ -52,6 +54,15 @@ def reach(service: Service[Stub], seconds: float | None = CALL_SECONDS) -> Itera
         fail(call_problem(error, address))
     except OSError as error:
         fail(str(error))
+
+
+def answers(target: str) -> bool:
+    """Say whether somebody listens at the address of a service."""
+    host, _, port = target.removeprefix("dns:///").rpartition(":")
+    with suppress(OSError, ValueError):
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        return True
+    return False
 
 
 def call_problem(error: grpc.RpcError, address: str) -> str:

@@ -1,9 +1,7 @@
 """`moodfood migrate`: moves the files of an earlier release into the database. It needs no running service."""
 
-import contextlib
-import socket
-
 from services.cli.arguments import Json
+from services.cli.connection import answers
 from services.cli.output import fail, note, print_json, print_line, print_table
 from services.trainer.database.database import Database
 from services.trainer.database.leases import CHAMPION, RUN, SCHEDULE, Leases
@@ -12,8 +10,6 @@ from services.trainer.errors import TrainerError
 from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
 from services.transport.settings import load_settings
-
-CONNECT_SECONDS = 2.0
 
 
 def migrate(as_json: Json = False) -> None:
@@ -43,24 +39,13 @@ def migrate(as_json: Json = False) -> None:
         print_json({"moved": counts, "problems": report.problems, "files": report.files})
     elif report.files:
         print_table(("what", "read", "stored", "cannot be read"), [(kind, *row) for kind, row in kinds.items()])
-        print_line(
-            f"{report.files} files are in {settings.data_dir / 'moved'} now. Nothing reads them any more, and what people "
-            "ask to forget stays in them: delete the folder when you have seen that all is well"
-        )
+        print_line(f"{report.files} files are in {settings.data_dir / 'moved'} now, and nothing reads them any more")
+        print_line("what people ask to forget stays in them: delete the folder when you have seen that all is well")
     else:
         print_line("nothing is left to move")
 
 
 def _check_no_trainer_runs(settings: Settings, database: Database) -> None:
     held = [name for name in (RUN, CHAMPION, SCHEDULE) if Leases(database).is_held(name)]
-    if held or _answers(settings.trainer):
+    if held or answers(settings.trainer):
         fail("a trainer is running; stop all services, then try again")
-
-
-def _answers(target: str) -> bool:
-    """Say whether somebody listens at host:port."""
-    host, _, port = target.removeprefix("dns:///").rpartition(":")
-    with contextlib.suppress(OSError, ValueError):
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        return True
-    return False

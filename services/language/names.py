@@ -21,7 +21,6 @@ HEAD_FILE = "head.onnx"
 # Files in the folder of a model, beside its versions.
 ALIAS_FILE = "champion"
 EXPERIMENT_FILE = "experiment"
-HISTORY_FILE = "history.jsonl"
 
 # The key under which a graph's metadata holds the labels, as a JSON list in the order of its outputs.
 LABELS_METADATA = "labels"

@@ -165,18 +165,3 @@ def parse_message(content: str | bytes, message: M) -> M | None:
         return json_format.Parse(content, message, ignore_unknown_fields=True)
     except (ValueError, json_format.ParseError):
         return None
-
-
-def read_message(path: Path, message: M) -> M | None:
-    """Return a message filled from a file of JSON; None if there is no file or it cannot be read."""
-    try:
-        return parse_message(path.read_bytes(), message)
-    except OSError:
-        return None
-
-
-def read_messages(path: Path, kind: type[M]) -> Iterator[M]:
-    """Yield the message of each line that holds one; none if there is no file."""
-    for line in read_lines(path):
-        with contextlib.suppress(json_format.ParseError):
-            yield json_format.Parse(line, kind(), ignore_unknown_fields=True)

@@ -85,7 +85,7 @@ def _store(connection: Connection, files: list[OldFile], report: MoveReport) -> 
         if file.name in known and known[file.name] != hash_file(file):
             raise BrokenData(
                 f"the records of {file.name} are in the database already, but the file has changed since; "
-                "if an older release has gone on with it, move what is new in it by hand, or put the file elsewhere"
+                "put the file elsewhere, or begin again with an empty database"
             )
     for file in files:
         if file.name not in known:

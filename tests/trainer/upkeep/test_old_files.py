@@ -23,7 +23,8 @@ from services.trainer.database.migrate import migrate
 from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import BrokenData, StorageFailed
 from services.trainer.feedback.query_store import QueryStore
-from services.trainer.feedback.review_queue import ReviewQueue
+from services.trainer.feedback.review import Reason, ReviewItem
+from services.trainer.feedback.review_queue import ReviewQueue, replace_suspects
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.record import begin_run
@@ -319,6 +320,7 @@ def test_what_a_new_trainer_has_stored_already_stays_and_is_newer(database: Data
     QueryStore(database).keep("spool", 2, [make_record("q5", "late soup"), make_record("q6", "imported")])
     run = begin_run(RunStore(database).new_id(), trainer_pb2.TRIGGER_MANUAL, request_id="again")
     RunStore(database).add(run)
+    replace_suspects(database, [ReviewItem("newer", Reason.SUSPECTED_NOISE, 0.9)])
     registry.repair()
     assert [entry.generation for entry in registry.history.entries(9).values()] == [3]
     move(database, folders)
@@ -331,6 +333,7 @@ def test_what_a_new_trainer_has_stored_already_stays_and_is_newer(database: Data
     history = registry.history.entries(9).values()
     assert [entry.generation for entry in history] == [3, 2, 1, 1]
     assert next(iter(history)).reason == "wrong on soups"
+    assert [row.text for row in rows(database, "review_items") if row.origin == "training"] == ["newer"]
     # The query about which feedback was moved needs no reviewer any more.
     assert "imported" not in [row.text for row in rows(database, "review_items")]
 
