@@ -32,7 +32,7 @@ class _Replaced:
 
 
 class QueryLog:
-    """The file of this process, with its rotated files. Other threads may call `state` and nothing else."""
+    """The file of this process, with its rotated files."""
 
     def __init__(self, path: Path, max_bytes: int, keep_files: int) -> None:
         self.path = path
@@ -117,8 +117,9 @@ class QueryLog:
 
     def state(self) -> tuple[int, int, float | None]:
         """Return the size of the file in bytes, the number of rotated files, and when it was last written."""
-        rotated = sum(self._rotated(number).exists() for number in range(1, self._keep_files + 1))
+        rotated = 0
         try:
+            rotated = sum(self._rotated(number).exists() for number in range(1, self._keep_files + 1))
             state = self.path.stat()
         except OSError:
             return 0, rotated, None

@@ -111,6 +111,8 @@ class QueryWriter:
         # Dropped queries that the spool does not count yet.
         self._lost = 0
         self._collecting: list[Future[Batch]] = []
+        # Whoever asks for statistics must not wait for a disk, so the thread notes the state of the files.
+        self._log_state: tuple[int, int, float | None] = (0, 0, None)
         self._spool_state = (0, 0, 0, "")
         self._log_trouble = _Trouble("cannot write the query log", "the query log is written again")
         self._spool_trouble = _Trouble("cannot write the spool", "the spool is written again")
@@ -123,7 +125,7 @@ class QueryWriter:
         """
         self._attempt(self._log_trouble, self._query_log.open)
         self._attempt(self._spool_trouble, self._spools.open)
-        self._spool_state = self._spools.state()
+        self._note_state()
         self._thread.start()
 
     def add(self, answered: AnsweredQuery, shadow: ShadowAnswer | None = None) -> None:
@@ -157,10 +159,10 @@ class QueryWriter:
         return future
 
     def stats(self) -> QueryLogStats:
-        """Return the present statistics."""
+        """Return the statistics. Those of the files are as the thread saw them after its last work."""
         spooled, spool_dropped, spool_bytes, spool_id = self._spool_state
         return QueryLogStats(
-            self._written, self._dropped, len(self._queue), *self._query_log.state(),
+            self._written, self._dropped, len(self._queue), *self._log_state,
             spooled, spool_dropped, spool_bytes, spool_id,
         )  # fmt: skip
 
@@ -187,11 +189,14 @@ class QueryWriter:
             self._collecting = [future for future in self._collecting if not self._deliver(future)]
             if self._query_log.has_replaced:
                 self._attempt(self._log_trouble, self._query_log.save_late_lines)
-            self._spool_state = self._spools.state()
+            self._note_state()
         for future in self._collecting:
             future.cancel()
         self._query_log.close()
         self._spools.close()
+
+    def _note_state(self) -> None:
+        self._log_state, self._spool_state = self._query_log.state(), self._spools.state()
 
     def _wait(self) -> bool:
         """Wait until there is something to do. Returns whether it is the last turn."""

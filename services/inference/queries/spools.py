@@ -30,6 +30,8 @@ class Spools:
         self._folder = folder
         self._max_bytes = max_bytes
         self._owned: list[Spool] = []
+        # Folders that could not be taken over, so that operators read of each of them once.
+        self._refused = set[Path]()
         # Dropped records that no spool has counted yet, and those of spools that are removed.
         self._lost = 0
         self._dropped_before = 0
@@ -124,7 +126,9 @@ class Spools:
         try:
             self._lock(folder, is_new=False)
         except OSError as error:
-            _log.warning("cannot take over a spool", folder=str(folder), problem=error.strerror)
+            if folder not in self._refused:
+                _log.warning("cannot take over a spool", folder=str(folder), problem=error.strerror)
+            self._refused.add(folder)
 
     def _lock(self, folder: Path, *, is_new: bool = True) -> None:
         """Open a spool, unless another process owns it or has just removed it."""
@@ -140,6 +144,9 @@ class Spools:
             try:
                 self._owned.append(Spool(folder, descriptor, self._max_bytes))
             except OSError:
+                if is_new:
+                    # The next attempt makes another one.
+                    shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
                 raise
 

@@ -154,6 +154,23 @@ def test_forgetting_while_queries_are_written_loses_none_of_the_others(tmp_path:
     assert (added, added) == ([row["query_id"] for row in logged(tmp_path)], spooled(tmp_path))
 
 
+def test_whoever_asks_for_statistics_does_not_touch_the_disk(tmp_path: Path) -> None:
+    threads = set[str]()
+
+    class Watched(QueryLog):
+        def state(self) -> Any:
+            threads.add(threading.current_thread().name)
+            return super().state()
+
+    writer = QueryWriter(Watched(tmp_path / "query_logs.jsonl", BIG, 1), Spools(tmp_path / "spool", BIG))
+    writer.start()
+    threads.clear()
+    writer.add(make_query("q1"))
+    assert eventually(lambda: writer.stats().file_bytes, "a look at the file")
+    writer.close()
+    assert threads == {"query-writer"}
+
+
 def test_close_does_not_wait_for_ever_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query_writer, "CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(query_writer, "MAX_QUEUE_QUERIES", 10)

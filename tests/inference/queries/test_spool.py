@@ -122,6 +122,17 @@ def test_full_disk_drops_what_it_does_not_take_and_the_rest_stays_whole(tmp_path
     assert read_ids(spools) == ["q1", "q2", "q5"]
 
 
+def test_process_that_starts_on_a_full_disk_leaves_no_folder_for_every_attempt(tmp_path: Path) -> None:
+    spools = Spools(tmp_path, MAX_BYTES)
+    with disk_of(0):
+        for n in range(3):
+            with pytest.raises(OSError, match="disk"):
+                spools.append(contents(n, n))
+        assert list(tmp_path.iterdir()) == []
+    spools.append(contents(7, 7))
+    assert (spools.state()[:2], read_ids(spools)) == ((1, 3), ["q7"])
+
+
 def test_process_delivers_and_then_removes_what_dead_processes_left(tmp_path: Path) -> None:
     processes = [Spools(tmp_path, MAX_BYTES) for _ in range(3)]
     for n, spools in enumerate(processes):
