@@ -114,8 +114,7 @@ class Erasures:
         with self._database.read() as connection:
             if last_position(connection, ERASURES) <= since:
                 return set()
-            found = connection.scalars(select(erasures.c.text_keys).where(erasures.c.position > since))
-            keys = {key for text_keys in found for key in text_keys}
+            keys = read_erased_keys(connection, since)
         return {text for text in texts if text_key(text) in keys} if keys else set()
 
     def unfinished(self) -> Iterator[tuple[str, ...]]:
@@ -138,6 +137,12 @@ class Erasures:
                         unfinished_erasures.c.erasure == erasure, unfinished_erasures.c.number <= last
                     )
                 )
+
+
+def read_erased_keys(connection: Connection, since: int) -> set[str]:
+    """Return the keys of the texts that were erased after a position."""
+    found = connection.scalars(select(erasures.c.text_keys).where(erasures.c.position > since))
+    return {key for text_keys in found for key in text_keys}
 
 
 def record_erased(connection: Connection, query_ids: Collection[str], texts: Collection[str]) -> int:

@@ -14,6 +14,7 @@ from services.trainer.database.tables import FEEDBACK, review_decisions, review_
 from services.trainer.dataset.examples import REVIEW
 from services.trainer.errors import ReviewItemNotFound
 from services.trainer.feedback.answered_query import AnsweredQuery
+from services.trainer.feedback.erasures import read_erased_keys
 from services.trainer.feedback.review import (
     MOST_COMPARED,
     UNFAMILIAR_WORDS,
@@ -143,8 +144,14 @@ def queue_up(connection: Connection, answered: Sequence[AnsweredQuery], known_wo
     _evict(connection)
 
 
-def replace_suspects(database: Database, suspects: Iterable[ReviewItem]) -> None:
+def replace_suspects(database: Database, suspects: Iterable[ReviewItem], since: int | None = None) -> None:
     """Replace the suspects of the run before. Those that were decided do not come back.
+
+    Args:
+        database: where the suspects are.
+        suspects: what a run doubts.
+        since: position of the last erasure when the run began: what was erased after it does not come back. None for a
+            run that read nothing of what people said.
 
     Raises:
         StorageFailed: the former ones are still there.
@@ -153,7 +160,8 @@ def replace_suspects(database: Database, suspects: Iterable[ReviewItem]) -> None
     with database.write() as connection:
         lock_counters(connection, FEEDBACK)
         connection.execute(delete(review_items).where(review_items.c.origin == FROM_TRAINING))
-        queue_suspects(connection, suspects)
+        erased = read_erased_keys(connection, since) if since is not None else ()
+        queue_suspects(connection, (item for item in suspects if item.item_id not in erased))
 
 
 def queue_suspects(connection: Connection, suspects: Iterable[ReviewItem]) -> int:

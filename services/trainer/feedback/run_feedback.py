@@ -9,12 +9,15 @@ from services.trainer.feedback.store import FeedbackStore
 
 
 class RunFeedback:
-    """The feedback, as a run reads it. Make it when the run begins. Its methods raise StorageFailed."""
+    """The feedback, as a run reads it. Make it when the run begins. Its methods raise StorageFailed.
+
+    `begin` is the position of the last erasure before that.
+    """
 
     def __init__(self, database: Database) -> None:
         self._store = FeedbackStore(database)
         self._erasures = Erasures(database)
-        self._begin = self._erasures.last()
+        self.begin = self._erasures.last()
 
     def watermark(self) -> int:
         """Return a number that grows with each record. Records above it are new to the next run."""
@@ -26,4 +29,4 @@ class RunFeedback:
 
     def forgotten(self, texts: Collection[str]) -> set[str]:
         """Return those of some texts that were erased since this object was made."""
-        return self._erasures.find_erased(texts, self._begin)
+        return self._erasures.find_erased(texts, self.begin)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.database.database import Database
 from services.trainer.dataset.cleaning import clean
 from services.trainer.dataset.examples import FROM_PEOPLE, Example
 from services.trainer.dataset.files import read_examples
@@ -86,7 +85,8 @@ def collect(
     if embeddings is not None:
         _embed(embeddings, [example.text for example in cleaned.examples], report)
     suspected = find_label_noise(cleaned.examples, embeddings)
-    replace_suspects(plan.database, _list_suspects(suspected, cleaned.contradictory))
+    suspects = _list_suspects(suspected, cleaned.contradictory)
+    replace_suspects(plan.database, suspects, feedback.begin if feedback else None)
     noise = select_to_leave_out(suspected, cleaned.examples)
     report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
@@ -142,13 +142,6 @@ def _read_files(plan: Plan) -> _Collected:
         malformed=len(malformed),
         at=datetime.now(UTC),
     )
-
-
-def _read_feedback(database_url: str) -> tuple[int, list[Example]]:
-    with contextlib.closing(Database(database_url)) as database:
-        feedback = RunFeedback(database)
-        # Look first: feedback that arrives while the rest is read then counts as new for the next run.
-        return feedback.watermark(), list(feedback.newest_first())
 
 
 def _list_present(name: str) -> list[str]:

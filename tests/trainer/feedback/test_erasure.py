@@ -166,6 +166,16 @@ async def test_run_that_goes_on_learns_what_was_erased_meanwhile(database: Datab
     assert {"ben one"} == later.forgotten(texts)
 
 
+async def test_run_that_goes_on_brings_no_erased_text_back_into_the_review_queue(database: Database) -> None:
+    fill(database)
+    run = RunFeedback(database)
+    suspects = [ReviewItem(example.text, Reason.DISAGREEING, 1.0) for example in run.newest_first()]
+    await Places().erasure(database).forget_person("anna")
+    replace_suspects(database, suspects, run.begin)
+    assert "anna" not in left(database).lower()
+    assert {item.text for item in ReviewQueue(database, set).items({Reason.DISAGREEING}, 9)[0]} == {"ben one"}
+
+
 async def test_replica_that_was_away_is_told_later_what_to_delete(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
