@@ -2,8 +2,8 @@
 
 The trainer pulls: it knows the replicas, and inference calls nobody. One stream for every replica gives batches. A
 batch is acknowledged only after the store has kept it together with its position. So whatever breaks, nothing is lost
-and nothing is stored twice, also when several trainers collect. A replica that is back first deletes what was erased
-while it was away.
+and nothing is stored twice, also when several trainers collect. Beside the stream, the replica is asked to delete what
+was erased while it was away or could not delete it; until it has, it is asked again.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ LONGEST_PAUSE_SECONDS = 1.0
 # A stream on which nothing has gone wrong for this time works, even if there was nothing to collect.
 WORKS_SECONDS = 1.0
 STATUS_SECONDS = 5.0
+# How often to look whether a replica still has to delete something.
+CATCH_UP_SECONDS = 60.0
 
 _OPTIONS = (
     # Every attempt connects anew, so this module decides how long to wait and not gRPC.
@@ -98,12 +100,11 @@ class _Stream:
         self.works, stored = False, dict[str, int]()
         async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
-            state = await stub.GetQueryLogStats(pb.GetQueryLogStatsRequest(), timeout=STATUS_SECONDS)
-            await catch_up(stub, state.spool_id, self._erasures)
             call = stub.CollectQueryRecords()
             await call.write(pb.CollectQueryRecordsRequest())
             await call.initial_metadata()
             works = asyncio.get_running_loop().call_later(WORKS_SECONDS, self._report_works)
+            catching_up = asyncio.create_task(self._catch_up_again_and_again(stub))
             try:
                 async for batch in call:
                     spool_id = batch.spool_id
@@ -117,6 +118,23 @@ class _Stream:
                     await call.write(pb.CollectQueryRecordsRequest(spool_id=spool_id, acknowledged=stored[spool_id]))
             finally:
                 works.cancel()
+                catching_up.cancel()
+
+    async def _catch_up_again_and_again(self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub") -> None:
+        told = ""
+        while True:
+            try:
+                state = await stub.GetQueryLogStats(pb.GetQueryLogStatsRequest(), timeout=STATUS_SECONDS)
+                await catch_up(stub, state.spool_id, self._erasures)
+                told = ""
+            except (grpc.aio.AioRpcError, StorageFailed) as error:
+                problem = error.details() or error.code().name if isinstance(error, grpc.RpcError) else str(error)
+                if problem != told:
+                    _log.warning("a replica still has erased queries", replica=self._address, problem=problem)
+                told = problem
+            except Exception as error:
+                _log.error("a replica still has erased queries", replica=self._address, exc_info=error)
+            await asyncio.sleep(CATCH_UP_SECONDS)
 
     async def _keep(self, batch: pb.CollectQueryRecordsResponse, stored: int) -> int:
         """Store what is new in a batch. Returns the position up to which everything is stored now."""

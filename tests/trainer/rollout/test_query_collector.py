@@ -67,6 +67,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query_collector, "FIRST_PAUSE_SECONDS", 0.005)
     monkeypatch.setattr(query_collector, "LONGEST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(query_collector, "WORKS_SECONDS", 0.2)
+    monkeypatch.setattr(query_collector, "CATCH_UP_SECONDS", 0.02)
 
 
 @asynccontextmanager
@@ -225,3 +226,28 @@ async def test_replica_that_was_away_deletes_what_was_erased_meanwhile(
         async with replica(tmp_path, port):
             await until(lambda: '"q1"' not in log.read_text())
     assert '"q2"' in log.read_text()
+
+
+async def test_replica_that_cannot_delete_still_delivers_and_is_asked_until_it_has_deleted(
+    store: FailingStore, sqlite_url: str, tmp_path: Path
+) -> None:
+    log, obstacle = tmp_path / "query_logs.jsonl", tmp_path / ".query_logs.jsonl.new"
+    async with replica(tmp_path) as served:
+        async with collecting(store, served.address):
+            served.writer.add(make_query("q1", "soup"))
+            await until(lambda: store.ids == ["q1"])
+        obstacle.mkdir()
+        with closing(Database(sqlite_url)) as database:
+            FeedbackStore(database).add([Feedback("soup", ("a",), "q1", "anna")])
+            with database.write() as connection:
+                delete_person(connection, "anna")
+        with capture_logs() as lines:
+            async with collecting(store, served.address):
+                served.writer.add(make_query("q2", "cake"))
+                await until(lambda: store.ids == ["q2"] and bool(lines))
+                assert '"q1"' in log.read_text()
+                obstacle.rmdir()
+                await until(lambda: '"q1"' not in log.read_text())
+    told = [line["problem"] for line in lines if line["event"] == "a replica still has erased queries"]
+    assert len(told) == 1
+    assert "cannot delete from the query log" in told[0]
