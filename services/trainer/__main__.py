@@ -61,6 +61,7 @@ SERVICE_NAMES = (
     "google.longrunning.Operations",
 )
 SECONDS_OF_A_DAY = 24 * 60 * 60
+ERASE_AGAIN_SECONDS = 60
 # While the database is away, each call to it occupies a thread for seconds. Other calls must still find one.
 THREADS = 32
 
@@ -98,14 +99,23 @@ def make_rehearsal(settings: Settings) -> RehearsalSetup:
     )
 
 
-async def delete_what_is_too_old(erasure: Erasure, days: int) -> None:
-    """Delete now and once a day what is older than it may be kept; never for 0 days."""
-    while days > 0:
+async def erase_again_and_again(erasure: Erasure, days: int) -> None:
+    """Finish what is left of erasures and delete what is older than it may be kept, now and once a day.
+
+    For 0 days, everything may be kept. What fails is tried again after a minute.
+    """
+    while True:
+        pause = SECONDS_OF_A_DAY
         try:
-            await erasure.forget_older_than(days)
+            await erasure.finish()
+            if days:
+                await erasure.forget_older_than(days)
         except StorageFailed as error:
             _log.error("cannot delete what is too old", problem=str(error))
-        await asyncio.sleep(SECONDS_OF_A_DAY)
+            pause = ERASE_AGAIN_SECONDS
+        except Exception as error:
+            _log.error("cannot delete what is too old", exc_info=error)
+        await asyncio.sleep(pause)
 
 
 def find_label_files(settings: Settings) -> tuple[Path | None, tuple[Path, ...]]:
@@ -206,7 +216,7 @@ async def serve(settings: Settings) -> None:
     _log.info("trainer serving", address=address(settings.host, port))
     await trainer.train_first_model()
     background = asyncio.gather(
-        delete_what_is_too_old(trainer.erasure, settings.retention_days),
+        erase_again_and_again(trainer.erasure, settings.retention_days),
         trainer.collector.run(),
         trainer.experiments.watch(),
         trainer.champion.watch(),

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -79,26 +80,28 @@ class Erasure:
         self._erase_on_replicas = erase_on_replicas
 
     async def forget_person(self, user_id: str) -> Erased:
-        """Delete what a person said.
+        """Delete what a person said. When the caller gives up, it goes on: what is begun must reach every place.
 
         Raises:
             StorageFailed: nothing was deleted, or only the files are left; call it again.
 
         """
-        begin = await asyncio.to_thread(self._erasures.last)
-        deleted = await asyncio.to_thread(self._delete_person, user_id)
-        return await self._finish(deleted, begin)
+        return await asyncio.shield(self._forget(partial(self._delete_person, user_id)))
 
     async def forget_older_than(self, days: int) -> Erased:
         """Delete what is older than so many days. Raises StorageFailed when only a part was deleted; call it again."""
-        begin = await asyncio.to_thread(self._erasures.last)
-        deleted = await asyncio.to_thread(self._delete_older_than, days)
-        erased = await self._finish(deleted, begin)
+        erased = await self._forget(partial(self._delete_older_than, days))
         if erased != Erased(replicas_pending=erased.replicas_pending):
             _log.info("deleted what is older than it may be kept", days=days, feedback=erased.feedback)
         return erased
 
-    async def _finish(self, deleted: Deleted, begin: int) -> Erased:
+    async def finish(self) -> None:
+        """Delete the files that earlier calls have left, of this trainer or of another one. Raises StorageFailed."""
+        await asyncio.to_thread(self._clean_files)
+
+    async def _forget(self, delete: Callable[[], Deleted]) -> Erased:
+        begin = await asyncio.to_thread(self._erasures.last)
+        deleted = await asyncio.to_thread(delete)
         there = await self._ask_replicas(await asyncio.to_thread(lambda: list(self._erasures.erasures_after(begin))))
         snapshots, embeddings = await asyncio.to_thread(self._clean_files)
         return Erased(

@@ -17,7 +17,8 @@ from services.trainer.feedback.erasure import ReplicasErased
 from services.trainer.feedback.erasures import MOST_IDS, Erasures
 from services.trainer.rollout.replicas import resolve
 
-FORGET_DEADLINE_SECONDS = 30.0
+# Shorter than callers wait, so that they read that a replica hangs. It is asked again later.
+FORGET_DEADLINE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
+import asyncio
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, text, update
+from structlog.testing import capture_logs
 
+from services.trainer import __main__ as trainer
 from services.trainer.database.database import Database
 from services.trainer.database.tables import feedback, metadata, queries, review_items
 from services.trainer.dataset.words import text_key
@@ -116,6 +119,51 @@ async def test_place_that_fails_is_worked_off_by_the_next_call_whoever_it_is_for
     places.broken = False
     assert Erased(snapshots=3) == await places.erasure(database).forget_person("anna")
     assert "anna" not in left(database).lower()
+
+
+async def test_person_is_forgotten_everywhere_also_when_the_caller_gives_up_because_a_replica_hangs(
+    database: Database,
+) -> None:
+    fill(database)
+    asked, thawed = asyncio.Event(), asyncio.Event()
+
+    class Hanging(Places):
+        async def ask(self, query_ids: Sequence[str], before: datetime | None) -> ReplicasErased:
+            asked.set()
+            await thawed.wait()
+            return await super().ask(query_ids, before)
+
+    places = Hanging()
+    calling = asyncio.create_task(places.erasure(database).forget_person("anna"))
+    await asked.wait()
+    calling.cancel()
+    await asyncio.wait({calling})
+    thawed.set()
+    async with asyncio.timeout(20):
+        while "anna" in left(database).lower():
+            await asyncio.sleep(0.01)
+    assert places.texts == {"ben one"}
+
+
+async def test_trainer_that_starts_finishes_what_was_left_of_an_erasure(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "ERASE_AGAIN_SECONDS", 0)
+    fill(database)
+    places = Places()
+    places.broken = True
+    with pytest.raises(StorageFailed):
+        await places.erasure(database).forget_person("anna")
+    with capture_logs() as lines:
+        starting = asyncio.create_task(trainer.erase_again_and_again(places.erasure(database), 0))
+        async with asyncio.timeout(20):
+            while not lines:
+                await asyncio.sleep(0.01)
+            places.broken = False
+            while "anna" in left(database).lower():
+                await asyncio.sleep(0.01)
+        starting.cancel()
+    assert (places.texts, len(places.asked)) == ({"ben one"}, 1)
 
 
 async def test_what_is_older_than_it_may_be_kept_is_gone_and_does_not_come_back(
