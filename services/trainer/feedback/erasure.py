@@ -152,4 +152,5 @@ class Erasure:
         for texts in self._erasures.unfinished():
             snapshots += self._delete_snapshots(texts)
             embeddings += self._delete_embeddings(texts)
+        self._database.empty_log()
         return snapshots, embeddings

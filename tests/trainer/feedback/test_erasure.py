@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -119,6 +121,17 @@ async def test_place_that_fails_is_worked_off_by_the_next_call_whoever_it_is_for
     places.broken = False
     assert Erased(snapshots=3) == await places.erasure(database).forget_person("anna")
     assert "anna" not in left(database).lower()
+
+
+async def test_file_of_the_database_holds_nothing_any_more_of_what_was_erased(sqlite_url: str, tmp_path: Path) -> None:
+    with closing(Database(sqlite_url)) as database:
+        said = ["anna " + "says much " * 900, *(f"anna says {n}" for n in range(200))]
+        FeedbackStore(database).add([Feedback(text, ("a",), user_id="anna") for text in said])
+        keep(database, *(make_record(f"q{n}", text, stage="keyword") for n, text in enumerate(said)))
+        await Places().erasure(database).forget_person("anna")
+        left_in_files = b"".join(path.read_bytes() for path in tmp_path.glob("test.db*"))
+        assert b"anna says" not in left_in_files
+        assert b"says much" not in left_in_files
 
 
 async def test_person_is_forgotten_everywhere_also_when_the_caller_gives_up_because_a_replica_hangs(
