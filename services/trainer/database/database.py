@@ -140,7 +140,8 @@ def read_url(url: str | URL) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # A port that is no number is a ValueError.
         parsed = None
     if parsed is None or parsed.get_backend_name() not in {SQLITE, POSTGRESQL, "postgres"}:
         raise BrokenData(
@@ -199,7 +200,10 @@ def database_time(connection: Connection) -> int:
 
 @contextlib.contextmanager
 def _storage_errors() -> Iterator[None]:
-    """Turn what a driver raises into StorageFailed. Statement, values and address go to the log, never to a caller."""
+    """Turn what a driver raises into StorageFailed. What it says goes to the log, never to a caller.
+
+    The engine hides the values of a statement from the log too: people's words could not be deleted from there.
+    """
     try:
         yield
     except IntegrityError:
@@ -230,6 +234,7 @@ def _make_engine(url: URL) -> Engine:
             pool_timeout=LOCK_SECONDS,
             pool_pre_ping=True,
             pool_recycle=1800,
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
                 "application_name": "moodfood trainer",
@@ -265,6 +270,7 @@ def _make_sqlite_engine(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
         pool_timeout=LOCK_SECONDS,
+        hide_parameters=True,
         connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False},
     )
 
