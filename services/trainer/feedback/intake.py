@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from difflib import get_close_matches
-from itertools import count
+from itertools import islice
 
 from services.trainer.dataset.examples import IMPORT, Example
 from services.trainer.dataset.files import BadLine, Format, parse_file
@@ -60,7 +60,7 @@ class Intake:
         """
         if bool(query_id) == bool(text):
             raise InvalidRequest("text" if text else "query_id", "send exactly one of query_id and text")
-        self._check_labels(labels, self._known_labels())
+        _check_labels(labels, await asyncio.to_thread(self._known_labels))
         said = await self._text_of(query_id) if query_id else text
         if problem := describe_problem(said):
             raise InvalidRequest("text", problem)
@@ -75,22 +75,25 @@ class Intake:
             The number of stored examples, and the first MAX_ERRORS that are not valid.
 
         Raises:
-            InvalidRequest: there are more than MAX_IMPORTED examples.
+            InvalidRequest: there are more than MAX_IMPORTED examples, or they are larger than MAX_FILE_BYTES.
             StorageFailed: no example was stored.
 
         """
         rows: list[tuple[int, Example]] = []
-        numbers = count(1)
+        chars = 0
         async for text, labels in examples:
-            rows.append((next(numbers), Example(text, tuple(labels))))
+            rows.append((len(rows) + 1, Example(text, tuple(labels))))
+            chars += len(text) + sum(map(len, labels))
+            if chars > MAX_FILE_BYTES:
+                raise InvalidRequest("examples", f"are over {MAX_FILE_BYTES // 2**20} MiB; import them in parts")
             _check_count(len(rows))
-        return await self._keep_all(rows)
+        return await asyncio.to_thread(self._keep_all, rows)
 
     async def add_file(self, content: bytes, file_format: Format) -> tuple[int, list[BadLine]]:
         """Do what `add_all` does for a file."""
-        rows = await asyncio.to_thread(lambda: list(parse_file(content, file_format)))
+        rows = await asyncio.to_thread(lambda: list(islice(parse_file(content, file_format), MAX_IMPORTED + 1)))
         _check_count(len(rows))
-        return await self._keep_all(rows)
+        return await asyncio.to_thread(self._keep_all, rows)
 
     async def resolve(
         self, item: str, labels: Sequence[str], *, out_of_scope: bool, dismiss: bool, user_id: str
@@ -106,16 +109,15 @@ class Intake:
         if [bool(labels), out_of_scope, dismiss].count(True) != 1:
             raise InvalidRequest("labels", "send exactly one of labels, out_of_scope and dismiss")
         if labels:
-            self._check_labels(labels, self._known_labels())
-
+            _check_labels(labels, await asyncio.to_thread(self._known_labels))
         return await asyncio.to_thread(self._queue.decide, item, None if dismiss else labels, user_id)
 
-    async def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
+    def _keep_all(self, rows: Iterable[tuple[int, Example] | BadLine]) -> tuple[int, list[BadLine]]:
         accepted: list[Feedback] = []
         errors: list[BadLine] = []
         known = self._known_labels()
         for row in rows:
-            error = row if isinstance(row, BadLine) else self._find_problem(*row, known)
+            error = row if isinstance(row, BadLine) else _find_problem(*row, known)
             if error is not None:
                 errors.append(error)
                 if len(errors) == MAX_ERRORS:
@@ -124,26 +126,8 @@ class Intake:
                 accepted.append(Feedback(row[1].text, row[1].labels, source=IMPORT))
         if errors or not accepted:
             return 0, errors
-        await asyncio.to_thread(self._store.add, accepted)
+        self._store.add(accepted)
         return len(accepted), []
-
-    def _find_problem(self, line: int, example: Example, known: Sequence[str]) -> BadLine | None:
-        if problem := describe_problem(example.text):
-            return BadLine(line, "text", problem)
-        try:
-            self._check_labels(example.labels, known)
-        except InvalidRequest as error:
-            return BadLine(line, error.field, error.problem)
-        return None
-
-    def _check_labels(self, labels: Sequence[str], known: Sequence[str]) -> None:
-        if not 1 <= len(labels) <= MAX_LABELS:
-            raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
-        for index, label in enumerate(labels):
-            if label not in known:
-                raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, known))
-        if len(set(labels)) != len(labels):
-            raise InvalidRequest("labels", "has a label twice; send each label once")
 
     async def _text_of(self, query_id: str) -> str:
         """Return the text of a query. It waits for as long as a query needs to arrive from its replica.
@@ -159,6 +143,26 @@ class Intake:
             if text is not None:
                 return text
         raise UnknownQuery(query_id[:80])
+
+
+def _find_problem(line: int, example: Example, known: Sequence[str]) -> BadLine | None:
+    if problem := describe_problem(example.text):
+        return BadLine(line, "text", problem)
+    try:
+        _check_labels(example.labels, known)
+    except InvalidRequest as error:
+        return BadLine(line, error.field, error.problem)
+    return None
+
+
+def _check_labels(labels: Sequence[str], known: Sequence[str]) -> None:
+    if not 1 <= len(labels) <= MAX_LABELS:
+        raise InvalidRequest("labels", f"has {len(labels)} entries; send 1 to {MAX_LABELS}")
+    for index, label in enumerate(labels):
+        if label not in known:
+            raise InvalidRequest(f"labels[{index}]", _describe_unknown_label(label, known))
+    if len(set(labels)) != len(labels):
+        raise InvalidRequest("labels", "has a label twice; send each label once")
 
 
 def _check_count(count: int) -> None:

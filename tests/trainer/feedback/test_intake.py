@@ -1,11 +1,12 @@
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 
 import pytest
 
 from services.trainer.database.database import Database
-from services.trainer.dataset.files import Format
+from services.trainer.dataset.files import BadLine, Format
 from services.trainer.dataset.words import text_key
 from services.trainer.errors import InvalidRequest, ReviewItemNotFound, UnknownQuery
 from services.trainer.feedback import intake as module
@@ -169,3 +170,37 @@ async def test_review_is_one_decision(database: Database, labels: list[str], out
     subject = intake(database)
     with pytest.raises(InvalidRequest, match="exactly one"):
         await subject.resolve("x", labels, out_of_scope=out_of_scope, dismiss=dismiss, user_id="")
+
+
+async def test_import_takes_no_more_memory_than_its_limits_allow(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(*_: object) -> Iterator[BadLine]:
+        yield from (BadLine(line, "line", "is not JSON") for line in range(3))
+        pytest.fail("lines were read that cannot be stored")
+
+    monkeypatch.setattr(module, "MAX_IMPORTED", 2)
+    monkeypatch.setattr(module, "parse_file", parse)
+    with pytest.raises(InvalidRequest, match="more than 2"):
+        await intake(database).add_file(b"", Format.JSON_LINES)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 20)
+    with pytest.raises(InvalidRequest, match="import them in parts"):
+        await intake(database).add_all(examples(("x" * 20, ["a"])))
+
+
+async def test_checks_that_take_long_are_not_made_on_the_event_loop(database: Database) -> None:
+    threads = set[int]()
+
+    class Known(tuple[str, ...]):
+        def __contains__(self, label: object) -> bool:
+            threads.add(threading.get_ident())
+            return super().__contains__(label)
+
+    def known_labels() -> Sequence[str]:
+        threads.add(threading.get_ident())
+        return Known("ab")
+
+    subject = Intake(FeedbackStore(database), QueryStore(database), ReviewQueue(database, set), known_labels)
+    assert await subject.add_file(b'{"text": "soup", "labels": ["a"]}', Format.JSON_LINES) == (1, [])
+    assert await subject.add_all(examples(("cake", ["b"]))) == (1, [])
+    assert threading.get_ident() not in threads
