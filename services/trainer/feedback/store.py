@@ -24,6 +24,7 @@ from services.trainer.database.tables import EMPTY, FEEDBACK, feedback, queries,
 from services.trainer.dataset.examples import FEEDBACK as FROM_FEEDBACK
 from services.trainer.dataset.examples import FROM_PEOPLE, Example
 from services.trainer.dataset.words import text_key
+from services.trainer.errors import InvalidRequest
 
 # Counting new texts looks at so many records at most.
 MOST_COUNTED = 10_000
@@ -60,6 +61,7 @@ class FeedbackStore:
         stored record.
 
         Raises:
+            InvalidRequest: a caller has used a request id for something else before. No item was stored.
             StorageFailed: no item was stored.
 
         """
@@ -133,6 +135,9 @@ class FeedbackStore:
 def store_feedback(connection: Connection, items: Sequence[Feedback]) -> list[str]:
     """Store items in a transaction that has locked the counter FEEDBACK, and return their ids in order."""
     known = find_earlier(connection, items)
+    _check_repeated(
+        connection, {known[key]: item for item in items if (key := (item.user_id, item.request_id)) in known}
+    )
     ids, fresh = [], list[tuple[str, Feedback]]()
     for item in items:
         feedback_id = known.get((item.user_id, item.request_id)) if item.request_id else None
@@ -195,6 +200,16 @@ def find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tupl
         )
         found.update(((row.user_id, row.request_id), row.feedback_id) for row in rows)
     return found
+
+
+def _check_repeated(connection: Connection, repeated: Mapping[str, Feedback]) -> None:
+    """Raise InvalidRequest if an item says something else than the stored record of an id: it would be lost."""
+    for part in in_parts(list(repeated)):
+        stored = select(feedback.c.feedback_id, feedback.c.text, feedback.c.labels)
+        for row in connection.execute(stored.where(feedback.c.feedback_id.in_(part))):
+            item = repeated[row.feedback_id]
+            if (row.text, tuple(row.labels)) != (item.text, item.labels):
+                raise InvalidRequest("request_id", "was used for other feedback before; send a new one")
 
 
 def _read_example(row: Any) -> Example:

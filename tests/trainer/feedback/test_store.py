@@ -6,6 +6,7 @@ from sqlalchemy import delete
 from services.trainer.database.database import Database
 from services.trainer.database.tables import feedback
 from services.trainer.dataset.examples import Example
+from services.trainer.errors import InvalidRequest
 from services.trainer.feedback import store as module
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from tests.query_records import keep, make_record, read_feedback
@@ -53,6 +54,17 @@ def test_request_of_one_caller_is_stored_once_and_that_of_another_caller_too(dat
     assert [ids[:3]] * 4 == [ids[start : start + 3] for start in (0, 3, 6, 9)]
     assert len(set(ids)) == 3
     assert len(read_feedback(database)) == 3
+
+
+@pytest.mark.parametrize(("said", "labels"), [("sunny day", ("a",)), ("rainy day", ("b",))])
+def test_request_id_that_comes_with_other_feedback_is_refused_and_not_taken_for_the_first(
+    database: Database, said: str, labels: tuple[str, ...]
+) -> None:
+    store = FeedbackStore(database)
+    store.add([Feedback("rainy day", ("a",), user_id="anna", request_id="1")])
+    with pytest.raises(InvalidRequest, match="request_id: was used for other feedback"):
+        store.add([Feedback("first", ("a",)), Feedback(said, labels, user_id="anna", request_id="1")])
+    assert [row.text for row in read_feedback(database)] == ["rainy day"]
 
 
 def test_request_that_comes_twice_in_one_call_is_stored_once(database: Database) -> None:

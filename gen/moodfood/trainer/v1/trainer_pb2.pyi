@@ -789,7 +789,8 @@ class SubmitFeedbackRequest(_message.Message):
     """The person who gives the labels. At most 128 characters. Optional. DeleteUserData needs it."""
     request_id: _builtins.str
     """A key that makes the call safe to repeat: a second call with the same user_id and the same key stores nothing and
-    returns the feedback_id of the first call. At most 128 characters. Optional.
+    returns the feedback_id of the first call. With another text or other labels it is an INVALID_ARGUMENT. At most 128
+    characters. Optional.
     """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
