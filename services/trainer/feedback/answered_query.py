@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from datetime import UTC
 
 from moodfood.events.v1 import events_pb2 as pb
 
 MAX_ID_CHARS = 128
+# The end of the year 9999.
+_LAST_SECOND = 253_402_300_799
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class ShadowAnswer:
 class AnsweredQuery:
     """A query and its answer.
 
-    `at` is in seconds since 1970, `second` is the confidence of the second label, `micros` is the time of the answer in
+    `at` is in seconds since 1970, 0 when it is not known. `second` is the confidence of the second label, `micros` is the time of the answer in
     microseconds.
     """
 
@@ -48,7 +49,7 @@ def read_record(record: pb.QueryRecord) -> AnsweredQuery:
     return AnsweredQuery(
         query_id=_clean(record.query_id),
         text=_clean(record.text),
-        at=record.at.ToDatetime(UTC).timestamp() if record.at.ToNanoseconds() > 0 else 0.0,
+        at=record.at.seconds + record.at.nanos / 1e9 if 0 < record.at.seconds <= _LAST_SECOND else 0.0,
         label=_clean(first.label),
         confidence=_finite(first.confidence),
         second=_finite(second.confidence),

@@ -88,7 +88,7 @@ def delete_batch_before(connection: Connection, before: int) -> Deleted:
 def delete_queries_before(connection: Connection, before: int) -> Deleted:
     """Delete some of the queries and review items before a time; nothing when there are none left."""
     lock_counters(connection, FEEDBACK, QUERIES)
-    old = _read(connection, queries, queries.c.at < before, queries.c.at > 0)
+    old = _read(connection, queries, queries.c.at < before)
     items = connection.scalars(
         select(review_items.c.item_id).where(review_items.c.at < before).limit(ROWS_AT_ONCE)
     ).all()

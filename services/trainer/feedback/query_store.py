@@ -4,6 +4,7 @@ Whatever a replica sends twice is stored once: a spool has a position up to whic
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moodfood.events.v1.events_pb2 import QueryRecord
@@ -146,11 +147,11 @@ class QueryStore:
 
 
 def _select_new(connection: Connection, answered: Sequence[AnsweredQuery]) -> list[AnsweredQuery]:
-    """Return the queries that are neither stored nor erased, each once."""
+    """Return the queries that are neither stored nor erased, each once. One without a time gets the present time."""
     before = connection.scalar(select(func.max(erasures.c.before))) or 0
-    usable = {
-        query.query_id: query for query in answered if is_id(query.query_id) and not 0 < _micros(query.at) < before
-    }
+    now = database_time(connection) / 1e6
+    timed = (query if query.at else replace(query, at=now) for query in answered)
+    usable = {query.query_id: query for query in timed if is_id(query.query_id) and _micros(query.at) >= before}
     for part in in_parts(list(usable)):
         for column in (queries.c.query_id, erased_queries.c.query_id):
             for query_id in connection.scalars(select(column).where(column.in_(part))):

@@ -135,11 +135,7 @@ def queue_up(connection: Connection, answered: Sequence[AnsweredQuery], known_wo
     if not found:
         return
     settled = _find_settled(connection, {key for key, _ in found})
-    rows = [
-        _row(item, FROM_QUERY, at or database_time(connection))
-        for (key, _), (item, at) in found.items()
-        if key not in settled
-    ]
+    rows = [_row(item, FROM_QUERY, at) for (key, _), (item, at) in found.items() if key not in settled]
     _replace_weaker(connection, rows)
     _evict(connection)
 

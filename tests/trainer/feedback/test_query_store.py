@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,6 +8,7 @@ from services.trainer.database.database import Database
 from services.trainer.database.tables import queries
 from services.trainer.feedback import query_store as module
 from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer
+from services.trainer.feedback.deletion import Deleted, delete_queries_before
 from services.trainer.feedback.query_store import QueryStore
 from tests.query_records import SPOOL, keep, make_record
 
@@ -53,6 +55,20 @@ def test_record_that_no_database_could_hold_is_made_to_fit_or_left_out(database:
     assert ids(store.recent(9)) == ["q1", "q\ufffd", "q2"]
     (first, *_), unknown = store.recent(9), [store.text_of(query_id) for query_id in ("q\0", "", "x" * 129)]
     assert (first.text, first.confidence, len(first.stage), unknown) == ("so\ufffdup", 0.0, 32, [None] * 3)
+
+
+@pytest.mark.parametrize("seconds", [0, -5, 10**15])
+def test_query_without_a_usable_time_counts_as_new_and_grows_old_like_the_others(
+    database: Database, seconds: int
+) -> None:
+    record = make_record("q1", stage="keyword")
+    record.at.Clear()
+    record.at.seconds = seconds
+    before = time.time() - 60
+    (query,) = keep(database, record).recent(9)
+    assert before < query.at < before + 600
+    with database.write() as connection:
+        assert delete_queries_before(connection, round((query.at + 1) * 1e6)) == Deleted(queries=1, review_items=1)
 
 
 def test_only_the_newest_queries_are_kept_and_no_call_deletes_too_many(
