@@ -142,7 +142,8 @@ erasures = Table(
     "erasures",
     metadata,
     Column("position", Position, primary_key=True, autoincrement=False),
-    Column("at", BigInteger, nullable=False),
+    # Queries with one of these texts that were answered until this time were deleted; 0 when none were.
+    Column("queries_until", BigInteger, nullable=False, index=True),
     # Queries that were answered before this time were deleted; 0 when texts were deleted.
     Column("before", BigInteger, nullable=False, index=True),
     # Digests of the deleted texts, never the texts.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, select
 
-from services.trainer.database.database import ROWS_AT_ONCE, in_parts, lock_counters
+from services.trainer.database.database import ROWS_AT_ONCE, database_time, in_parts, lock_counters
 from services.trainer.database.tables import (
     EMPTY,
     ERASURES,
@@ -46,7 +46,7 @@ class Deleted:
 def delete_person(connection: Connection, user_id: str) -> Deleted:
     """Delete what a person said, the queries that it is about, and imported examples and queries with the same text."""
     lock_counters(connection, FEEDBACK, QUERIES, ERASURES)
-    total = Deleted()
+    total, now = Deleted(), database_time(connection)
     while said := _read(connection, feedback, feedback.c.user_id == user_id, feedback.c.user_id != EMPTY):
         keys = sorted({row.text_key for row in said})
         of_these_texts = select(feedback).where(feedback.c.text_key.in_(keys), feedback.c.source == IMPORT)
@@ -63,7 +63,7 @@ def delete_person(connection: Connection, user_id: str) -> Deleted:
             _delete_items(connection, keys, asked),
         )
         _delete_statements(connection, [row.position for row in statements])
-        record_erased(connection, asked, {row.text for row in statements})
+        record_erased(connection, asked, {row.text for row in statements}, now)
     return total
 
 

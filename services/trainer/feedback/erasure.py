@@ -14,9 +14,9 @@ from functools import partial
 
 import structlog
 
-from services.trainer.database.database import Database, database_time, in_parts
+from services.trainer.database.database import Database, database_time
 from services.trainer.feedback.deletion import Deleted, delete_batch_before, delete_person, delete_queries_before
-from services.trainer.feedback.erasures import MOST_IDS, ErasedQueries, Erasures, record_age_limit
+from services.trainer.feedback.erasures import ErasedQueries, Erasures, record_age_limit
 
 MICROS_OF_A_DAY = 24 * 60 * 60 * 1_000_000
 
@@ -117,12 +117,10 @@ class Erasure:
         )
 
     async def _ask_replicas(self, erasures: Sequence[ErasedQueries]) -> ReplicasErased:
-        query_ids = [query_id for erasure in erasures for query_id in erasure.query_ids]
-        before = max((erasure.before for erasure in erasures), default=0)
-        limit = datetime.fromtimestamp(before / 1e6, UTC) if before else None
         total = ReplicasErased()
-        for part in in_parts(query_ids, MOST_IDS) if query_ids else [()] if limit else ():
-            there = await self._erase_on_replicas(part, limit)
+        for erased in erasures:
+            limit = datetime.fromtimestamp(erased.before / 1e6, UTC) if erased.before else None
+            there = await self._erase_on_replicas(erased.query_ids, limit)
             total = ReplicasErased(
                 total.log_lines + there.log_lines, total.spooled + there.spooled, max(total.pending, there.pending)
             )

@@ -7,7 +7,7 @@ which everything was deleted. The deleted texts themselves are kept only until t
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, tuple_, update
 
 from services.trainer.database.database import (
     Database,
@@ -34,16 +34,14 @@ TEXTS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class ErasedQueries:
-    """What a replica has to delete for one erasure.
+    """What a replica has to delete in one call.
 
     Attributes:
-        position: position of the erasure.
         query_ids: the deleted queries, MOST_IDS at most.
         before: all queries before this time are to be deleted, in microseconds since 1970; 0 for none.
 
     """
 
-    position: int
     query_ids: tuple[str, ...] = ()
     before: int = 0
 
@@ -60,28 +58,25 @@ class Erasures:
             return last_position(connection, ERASURES)
 
     def erasures_after(self, position: int) -> Iterator[ErasedQueries]:
-        """Yield the erasures after a position, oldest first, that replicas have to carry out.
-
-        An erasure with very many queries comes in several parts with the same position.
-        """
+        """Yield what replicas have to delete for the erasures after a position, in as few calls as possible."""
+        with self._database.read() as connection:
+            before = connection.scalar(select(func.max(erasures.c.before)).where(erasures.c.position > position))
+        if before:
+            yield ErasedQueries((), before)
+        place = tuple_(erased_queries.c.erasure, erased_queries.c.query_id)
+        last = (position + 1, "")
         while True:
             with self._database.read() as connection:
-                row = connection.execute(
-                    select(erasures.c.position, erasures.c.before)
-                    .where(erasures.c.position > position)
-                    .order_by(erasures.c.position)
-                    .limit(1)
-                ).one_or_none()
-                if row is None:
-                    return
-                ids = connection.scalars(
-                    select(erased_queries.c.query_id).where(erased_queries.c.erasure == row.position)
+                rows = connection.execute(
+                    select(erased_queries)
+                    .where(erased_queries.c.erasure > position, place > last)
+                    .order_by(erased_queries.c.erasure, erased_queries.c.query_id)
+                    .limit(MOST_IDS)
                 ).all()
-            for part in in_parts(ids or [""], MOST_IDS):
-                named = tuple(query_id for query_id in part if query_id)
-                if named or row.before:
-                    yield ErasedQueries(row.position, named, row.before)
-            position = row.position
+            if not rows:
+                return
+            yield ErasedQueries(tuple(row.query_id for row in rows))
+            last = (rows[-1].erasure, rows[-1].query_id)
 
     def erased_by(self, spool_id: str) -> int | None:
         """Return the position of the last erasure that the replica of a spool has carried out.
@@ -145,12 +140,24 @@ def read_erased_keys(connection: Connection, since: int) -> set[str]:
     return {key for text_keys in found for key in text_keys}
 
 
-def record_erased(connection: Connection, query_ids: Collection[str], texts: Collection[str]) -> int:
-    """Record deleted queries and texts in the transaction that deletes them. It has locked the counter ERASURES."""
+def find_erased_texts(connection: Connection, oldest: int) -> dict[str, int]:
+    """Return the keys of the texts whose queries were deleted after a time, and the time until which they were."""
+    found = select(erasures.c.queries_until, erasures.c.text_keys).where(erasures.c.queries_until > oldest)
+    rows = connection.execute(found.order_by(erasures.c.queries_until))
+    return {key: row.queries_until for row in rows for key in row.text_keys}
+
+
+def record_erased(
+    connection: Connection, query_ids: Collection[str], texts: Collection[str], queries_until: int = 0
+) -> int:
+    """Record deleted queries and texts in the transaction that deletes them. It has locked the counter ERASURES.
+
+    Queries with one of the texts that were answered until a time, and arrive later, are not stored; 0 for none.
+    """
     (position,) = next_positions(connection, ERASURES)
     keys = sorted({text_key(text) for text in texts})
     connection.execute(
-        erasures.insert().values(position=position, at=database_time(connection), before=0, text_keys=keys)
+        erasures.insert().values(position=position, queries_until=queries_until, before=0, text_keys=keys)
     )
     for part in in_parts(sorted(query_ids)):
         known = set(connection.scalars(select(erased_queries.c.query_id).where(erased_queries.c.query_id.in_(part))))
@@ -170,7 +177,5 @@ def record_age_limit(connection: Connection, before: int) -> int:
     lock_counters(connection, ERASURES)
     (position,) = next_positions(connection, ERASURES)
     connection.execute(delete(erasures).where(erasures.c.before > 0))
-    connection.execute(
-        erasures.insert().values(position=position, at=database_time(connection), before=before, text_keys=[])
-    )
+    connection.execute(erasures.insert().values(position=position, queries_until=0, before=before, text_keys=[]))
     return position

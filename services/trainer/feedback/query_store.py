@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from services.trainer.database.database import Database, database_time, in_parts, lock_counters, next_positions
 from services.trainer.database.tables import (
     EMPTY,
+    ERASURES,
     FEEDBACK,
     QUERIES,
     erased_queries,
@@ -22,6 +23,7 @@ from services.trainer.database.tables import (
 )
 from services.trainer.dataset.words import text_key
 from services.trainer.feedback.answered_query import AnsweredQuery, ShadowAnswer, is_id, read_record
+from services.trainer.feedback.erasures import find_erased_texts, record_erased
 from services.trainer.feedback.review_queue import queue_up
 
 KEEP_QUERIES = 1_000_000
@@ -156,7 +158,19 @@ def _select_new(connection: Connection, answered: Sequence[AnsweredQuery]) -> li
         for column in (queries.c.query_id, erased_queries.c.query_id):
             for query_id in connection.scalars(select(column).where(column.in_(part))):
                 usable.pop(query_id, None)
-    return list(usable.values())
+    late = _find_late(connection, list(usable.values()))
+    if late:
+        # So that the replicas delete them too.
+        lock_counters(connection, ERASURES)
+        record_erased(connection, late, ())
+    return [query for query in usable.values() if query.query_id not in late]
+
+
+def _find_late(connection: Connection, answered: Sequence[AnsweredQuery]) -> set[str]:
+    """Return the ids of the queries that would have been deleted with their texts, had they arrived before."""
+    oldest = min((_micros(query.at) for query in answered), default=0)
+    erased = find_erased_texts(connection, oldest) if answered else {}
+    return {query.query_id for query in answered if erased and _micros(query.at) <= erased.get(text_key(query.text), 0)}
 
 
 def _advance(connection: Connection, spool_id: str, stored: int | None, position: int) -> None:

@@ -10,7 +10,7 @@ from tests.query_records import keep, make_record
 def test_what_people_said_is_in_no_message_of_the_database(database: Database) -> None:
     keep(database, make_record("q1", "anna one", stage="keyword"))
     with database.read() as connection:
-        row = connection.execute(review_items.select()).mappings().one()
+        row = dict(connection.execute(review_items.select()).mappings().one())
     with pytest.raises(IntegrityError) as refusal, database.write() as connection:
         connection.execute(review_items.insert(), [row, row])
     assert "anna" not in str(refusal.value)

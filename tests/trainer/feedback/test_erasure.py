@@ -213,6 +213,29 @@ async def test_query_that_arrives_after_it_was_erased_is_not_stored(database: Da
     assert QueryStore(database).position_of(SPOOL) == 2
 
 
+async def test_query_with_an_erased_text_that_was_answered_before_and_arrives_later_is_erased_on_the_replica_too(
+    database: Database,
+) -> None:
+    FeedbackStore(database).add([Feedback("anna one", ("a",), user_id="anna")])
+    log, (before, after) = Erasures(database), ("2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z")
+    await Places().erasure(database).forget_person("anna")
+    last = log.last()
+    keep(database, make_record("q1", "Anna one!", at=before), make_record("q2", "ben one", at=before))
+    keep(database, make_record("q3", "anna one", at=after))
+    assert [query.query_id for query in QueryStore(database).recent(9)] == ["q2", "q3"]
+    assert [erasure.query_ids for erasure in log.erasures_after(last)] == [("q1",)]
+
+
+async def test_query_with_the_text_of_a_statement_that_was_too_old_is_kept(database: Database) -> None:
+    FeedbackStore(database).add([Feedback("soup", ("a",))])
+    with database.write() as connection:
+        connection.execute(update(feedback).values(at=1))
+    assert (await Places().erasure(database).forget_older_than(1)).feedback == 1
+    now = datetime.now(UTC) - timedelta(seconds=9)
+    keep(database, make_record("q1", "soup", at=now.isoformat()))
+    assert QueryStore(database).text_of("q1") == "soup"
+
+
 async def test_run_that_goes_on_learns_what_was_erased_meanwhile(database: Database) -> None:
     fill(database)
     before, texts = RunFeedback(database), ["anna one", "Anna two", "ben one", "seed"]
@@ -243,25 +266,21 @@ async def test_replica_that_was_away_is_told_later_what_to_delete(
     monkeypatch.setattr(erasures, "MOST_IDS", 2)
     log, places = Erasures(database), Places()
     store = FeedbackStore(database)
-    store.add([Feedback(f"text {n}", ("a",), f"q{n}", "anna") for n in range(3)])
+    store.add([Feedback(f"text {n}", ("a",), f"q{n}", "anna" if n < 3 else "ben") for n in range(4)])
     await places.erasure(database).forget_person("anna")
+    await places.erasure(database).forget_person("ben")
     await places.erasure(database).forget_older_than(30)
     await places.erasure(database).forget_older_than(20)
-    first, second, last = log.erasures_after(log.erased_by("away") or 0)
-    assert tuple((erasure.position, erasure.query_ids, erasure.before) for erasure in (first, second)) == (
-        (1, ("q0", "q1"), 0),
-        (1, ("q2",), 0),
-    )
-    assert (last.position, last.query_ids) == (3, ())
-    assert last.before > 0
-    log.mark_erased("away", 1)
-    assert [last] == list(log.erasures_after(log.erased_by("away") or 0))
+    old, *named = log.erasures_after(log.erased_by("away") or 0)
+    assert named == [ErasedQueries(("q0", "q1")), ErasedQueries(("q2", "q3"))]
+    assert (old.query_ids, old.before > 0) == ((), True)
+    log.mark_erased("away", 2)
+    assert [old] == list(log.erasures_after(log.erased_by("away") or 0))
     log.mark_erased("away", log.last())
     log.mark_erased("away", 1)
     assert (
-        log.erased_by("away"), list(log.erasures_after(3)), QueryStore(database).position_of("away")
-    ) == (3, [], 0)  # fmt: skip
-    assert isinstance(last, ErasedQueries)
+        log.erased_by("away"), list(log.erasures_after(4)), QueryStore(database).position_of("away")
+    ) == (4, [], 0)  # fmt: skip
 
 
 async def test_person_is_forgotten_wholly_or_not_at_all(database: Database) -> None:

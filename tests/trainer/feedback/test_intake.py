@@ -129,7 +129,7 @@ async def test_import_stores_all_or_nothing_and_names_each_bad_line(database: Da
 async def test_same_request_is_stored_once(database: Database) -> None:
     subject = intake(database)
     first = await subject.add("", "rainy day", ["a"], "anna", "order-17")
-    assert first == await subject.add("", "rainy day", ["b"], "anna", "order-17")
+    assert first == await subject.add("", "rainy day", ["a"], "anna", "order-17")
     assert first != await subject.add("", "rainy day", ["a"], "anna", "order-18")
     assert first != await subject.add("", "rainy day", ["a"], "ben", "order-17")
     assert len(read_feedback(database)) == 3

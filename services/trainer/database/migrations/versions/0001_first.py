@@ -42,12 +42,13 @@ def upgrade() -> None:
     op.create_table(
         "erasures",
         sa.Column("position", POSITION, autoincrement=False, nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("queries_until", sa.BigInteger(), nullable=False),
         sa.Column("before", sa.BigInteger(), nullable=False),
         sa.Column("text_keys", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_erasures")),
     )
     op.create_index(op.f("ix_erasures_before"), "erasures", ["before"], unique=False)
+    op.create_index(op.f("ix_erasures_queries_until"), "erasures", ["queries_until"], unique=False)
     op.create_table(
         "erased_queries",
         sa.Column("query_id", sa.String(length=128), nullable=False),
