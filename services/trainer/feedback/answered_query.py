@@ -25,8 +25,8 @@ class ShadowAnswer:
 class AnsweredQuery:
     """A query and its answer.
 
-    `at` is in seconds since 1970, 0 when it is not known. `second` is the confidence of the second label, `micros` is the
-    time of the answer in microseconds.
+    `at` is in seconds since 1970, 0 when it is not known; `second` is the confidence of the second label; `micros` is
+    the time of the answer in microseconds.
     """
 
     query_id: str
