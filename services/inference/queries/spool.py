@@ -60,6 +60,7 @@ class Spool:
         self._descriptor = descriptor
         self._max_bytes = max_bytes
         self._full = False
+        self._acknowledged = 0
         with self._disk_errors():
             # One thread at a time uses it, but not always the same one.
             self._database = sqlite3.connect(folder / RECORDS_FILE, isolation_level=None, check_same_thread=False)
@@ -96,22 +97,27 @@ class Spool:
         contents, last, size = list[bytes](), 0, 0
         with self._disk_errors():
             rows = self._database.execute(
-                "SELECT position, content FROM records ORDER BY position LIMIT ?", (MAX_BATCH_RECORDS,)
+                "SELECT position, content FROM records WHERE position > ? ORDER BY position LIMIT ?",
+                (self._acknowledged, MAX_BATCH_RECORDS),
             )
             for position, content in rows:
                 if contents and (position != last + 1 or size + len(content) > MAX_BATCH_BYTES):
                     break
                 contents.append(content)
                 last, size = position, size + len(content)
+        if not contents:
+            return None
         return Batch(self.spool_id, last, [QueryRecord.FromString(content) for content in contents], self.dropped)
 
     def acknowledge(self, position: int) -> None:
-        """Delete the records up to a position, inclusive."""
+        """Delete the records up to a position, inclusive. If the disk refuses, they stay but are not delivered again."""
         self._full = False
         with self._disk_errors():
             rows = self._database.execute(
                 "SELECT position, LENGTH(content) FROM records WHERE position <= ?", (position,)
             ).fetchall()
+        # Not the given position: a wrong one must not hide records that come later.
+        self._acknowledged = max((found for found, _ in rows), default=self._acknowledged)
         self._remove_rows(rows)
 
     def forget(self, is_doomed: Callable[[QueryRecord], bool]) -> int:

@@ -122,6 +122,22 @@ def test_full_disk_drops_what_it_does_not_take_and_the_rest_stays_whole(tmp_path
     assert read_ids(spools) == ["q1", "q2", "q5"]
 
 
+def test_records_that_the_disk_does_not_delete_keep_no_others_from_being_delivered(tmp_path: Path) -> None:
+    spools = Spools(tmp_path, MAX_BYTES)
+    spools.append(contents(1, 2))
+    batch = read(spools)
+    (spool,) = spools._owned
+    spool._database.execute("PRAGMA query_only=ON")
+    with pytest.raises(OSError, match="readonly"):
+        spools.acknowledge(batch.spool_id, batch.position)
+    assert spools.read() is None
+    spool._database.execute("PRAGMA query_only=OFF")
+    spools.append(contents(3, 3))
+    spools.acknowledge(batch.spool_id, 10**6)
+    spools.append(contents(4, 4))
+    assert (read_ids(spools), spools.state()[0]) == (["q4"], 0)
+
+
 def test_process_that_starts_on_a_full_disk_leaves_no_folder_for_every_attempt(tmp_path: Path) -> None:
     spools = Spools(tmp_path, MAX_BYTES)
     with disk_of(0):
