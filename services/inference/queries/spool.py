@@ -110,7 +110,7 @@ class Spool:
         return Batch(self.spool_id, last, [QueryRecord.FromString(content) for content in contents], self.dropped)
 
     def acknowledge(self, position: int) -> None:
-        """Delete the records up to a position, inclusive. If the disk refuses, they stay but are not delivered again."""
+        """Delete the records up to a position, inclusive. If the disk refuses, they stay but are not read again."""
         self._full = False
         with self._disk_errors():
             rows = self._database.execute(
