@@ -95,11 +95,15 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_hidden(parent: Path, older_than_seconds: float = 0.0) -> None:
-    """Remove the hidden folders that killed processes left in a folder."""
+    """Remove the hidden folders that killed processes left in a folder.
+
+    Who is still writing to one, because it was only taken for dead, fails and adds no part of it: like every removal,
+    this begins with a rename.
+    """
     with contextlib.suppress(OSError):
         for leftover in parent.glob(f"{UNFINISHED_PREFIX}*"):
             if leftover.stat().st_mtime <= time.time() - older_than_seconds:
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove_folder(leftover)
 
 
 def hidden_name(parent: Path) -> Path:

@@ -1,9 +1,11 @@
 """A repository in a folder that every process sees: models/<model>."""
 
 import contextlib
+import fcntl
 import hashlib
+import os
 import shutil
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,17 +22,18 @@ from services.repository.disk import (
 from services.repository.errors import Changed, RepositoryUnavailable, VersionExists, VersionMissing
 from services.repository.repository import Stored, check_name, version_number
 
+# Whoever swaps a small file holds a lock on this one.
+LOCK_FILE = ".swapping"
+# How long to wait for another process that swaps. One that was stopped in the middle of it keeps the others waiting.
+LOCK_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 0.01
+
 
 class FolderRepository:
-    """A repository in a folder. The interface says what its methods do.
-
-    `swap` compares and then renames, which another process could come between. Those who change a small file hold a
-    lease in the trainer's database meanwhile, so only threads of one process are kept apart here.
-    """
+    """A repository in a folder. The interface says what its methods do."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._swapping = threading.Lock()
 
     def versions(self) -> list[int]:
         with folder_errors("list the versions"):
@@ -72,7 +75,7 @@ class FolderRepository:
         return Stored(content, _tag_of(content))
 
     def swap(self, name: str, content: bytes, tag: str | None) -> str:
-        with self._swapping, folder_errors(f"write {name}"):
+        with folder_errors(f"write {name}"), self._swapping_alone(name):
             before = self.read(name)
             if tag != (before.tag if before else None):
                 raise Changed(name)
@@ -110,6 +113,25 @@ class FolderRepository:
     def drop_copy(self, version: int) -> None:
         pass
 
+    @contextlib.contextmanager
+    def _swapping_alone(self, name: str) -> Iterator[None]:
+        """Keep other processes and threads from swapping meanwhile: comparing and renaming are two steps.
+
+        A lease in a database cannot do this, because a process that pauses between the steps loses it unnoticed. This
+        lock is freed by the system when its holder dies.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        given_up_at = time.monotonic() + LOCK_SECONDS
+        descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while not _try_lock(descriptor):
+                if time.monotonic() >= given_up_at:
+                    raise RepositoryUnavailable(f"cannot write {name}: another process is writing it; try again")
+                time.sleep(LOOK_AGAIN_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
 
@@ -121,6 +143,14 @@ def folder_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RepositoryUnavailable(f"cannot {doing}: {error.strerror or type(error).__name__}") from error
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _tag_of(content: bytes) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 2.0
 LONGEST_BACKOFF_SECONDS = 1.0
 MAX_RETRIES = 10
+SMALL_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ class Objects:
 
     def put(self, name: str, content: bytes, tag: str | None) -> str:
         """Replace the object of a tag, or with None write a new one, and return the new tag. Raises Changed."""
+        store = self._small if len(content) <= SMALL_BYTES else self._large
         try:
             with store_errors(f"write {name}"):
-                return self._large.put(self._key(name), content, mode=_only_if(tag))["e_tag"] or ""
+                return store.put(self._key(name), content, mode=_only_if(tag))["e_tag"] or ""
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
             # When the answer to a put is lost, it is repeated and meets its own object.
             present = self.read(name)

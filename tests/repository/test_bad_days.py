@@ -1,13 +1,17 @@
 """What a bucket, and a disk, do on a bad day."""
 
 import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from services.repository import folder as folder_module
 from services.repository.bucket import BucketRepository
-from services.repository.errors import DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
+from services.repository.disk import adding_folder, remove_hidden, replace_file
+from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
 from services.repository.folder import FolderRepository
 from services.repository.objects import TimeLimits
 from tests.object_store import ObjectStore
@@ -50,6 +54,18 @@ def test_store_that_gives_no_answer_is_an_error_and_no_call_that_hangs(
     for call in (lambda: repository.read("champion"), repository.versions, lambda: repository.folder_of(1)):
         with pytest.raises(RepositoryUnavailable, match="no usable answer in time"):
             call()
+
+
+def test_swap_of_a_small_file_takes_no_longer_than_small_files_may(
+    store: ObjectStore, url: str, tmp_path: Path
+) -> None:
+    patient = BucketRepository(url, MODEL, tmp_path, TimeLimits(request=0.2, retrying=0.2, transfer=3600.0))
+    store.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        swap = pool.submit(patient.swap, "champion", b"one", None)
+        wait([swap], 20)
+        store.heal()
+    assert isinstance(swap.exception(), RepositoryUnavailable)
 
 
 def test_put_whose_answer_was_lost_counts_as_its_own(
@@ -201,3 +217,52 @@ def test_folder_version_that_died_half_way_is_invisible_and_removed(tmp_path: Pa
     assert repository.versions() == [1]
     repository.remove_unfinished()
     assert not leftover.exists()
+
+
+def test_process_that_pauses_in_the_middle_of_a_swap_does_not_undo_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, other = FolderRepository(tmp_path / "m"), FolderRepository(tmp_path / "m")
+    tag, others = paused.swap("champion", b"before", None), list[Future[str]]()
+
+    def pauses(path: Path, content: bytes) -> None:
+        if content == b"paused":
+            others.append(pool.submit(other.swap, "champion", b"other", tag))
+            wait(others, 0.1)
+        replace_file(path, content)
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(folder_module, "replace_file", pauses)
+        paused.swap("champion", b"paused", tag)
+        assert isinstance(others[0].exception(), Changed)
+    assert getattr(other.read("champion"), "content", None) == b"paused"
+
+
+def test_swap_that_another_process_holds_up_is_an_error_and_no_call_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "LOCK_SECONDS", 0.0)
+    stopped, other = FolderRepository(tmp_path / "m"), FolderRepository(tmp_path / "m")
+
+    def meanwhile(*_: object) -> None:
+        with pytest.raises(RepositoryUnavailable, match="another process is writing it"):
+            other.swap("champion", b"other", None)
+
+    monkeypatch.setattr(folder_module, "replace_file", meanwhile)
+    stopped.swap("champion", b"stopped", None)
+
+
+def test_version_whose_leftovers_are_removed_while_it_is_written_is_not_added_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another trainer, to which this one looks dead, removes the unfinished folder and is slow about it."""
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+
+    def write() -> None:
+        with adding_folder(tmp_path / "1") as unfinished:
+            remove_hidden(tmp_path)
+            (unfinished / "manifest.json").write_text("{}")
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    assert not (tmp_path / "1").exists()
