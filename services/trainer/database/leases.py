@@ -2,7 +2,7 @@
 
 A lease is a row with a time at which it lapses. Its holder renews it; when the holder dies, another trainer takes it
 over when it has lapsed, or at once when both run on one machine and the process of the holder is gone. Times are those
-of the database, so the clocks of the trainers may differ.
+of the database, so the clocks of the trainers may differ. A lease that was given back has the time 0.
 
 A holder that is cut off does not know at once that another one took over. So a lease is not what protects the champion
 alias: the generation and the conditional swap of the alias are.
@@ -79,11 +79,15 @@ class Leases:
         return None
 
     def renew(self, lease: Lease) -> bool:
-        """Push the end of a lease back. Returns False when another trainer has taken it over. Raises StorageFailed."""
+        """Push the end of a lease back. Raises StorageFailed.
+
+        Returns False when another trainer has taken it over, or when it was given back: a call that was late must not
+        keep it from others.
+        """
         with self._database.write() as connection:
             renewed = connection.execute(
                 update(leases)
-                .where(leases.c.name == lease.name, leases.c.token == lease.token)
+                .where(leases.c.name == lease.name, leases.c.token == lease.token, leases.c.expires_at > 0)
                 .values(expires_at=func.now_micros() + self._micros)
             )
             return renewed.rowcount == 1
@@ -117,7 +121,7 @@ class Leases:
             StorageFailed: the database could not be written.
 
         """
-        lease = await asyncio.to_thread(self.take, name)
+        lease = await self._take(name)
         if lease is None:
             yield None
             return
@@ -129,6 +133,17 @@ class Leases:
             ended.set()
             # Shielded, so that a cancelled holder gives its lease back all the same.
             await asyncio.shield(self._end(lease, renewing))
+
+    async def _take(self, name: str) -> Lease | None:
+        """Take a lease. Its thread goes on when the caller is cancelled; then the lease is given back."""
+        taking = asyncio.create_task(asyncio.to_thread(self.take, name))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])
+            if taking.exception() is None and (lease := taking.result()) is not None:
+                await asyncio.to_thread(self.give_back, lease)
+            raise
 
     async def _end(self, lease: Lease, renewing: "asyncio.Task[None]") -> None:
         await asyncio.wait([renewing], timeout=1.0)
@@ -143,9 +158,10 @@ class Leases:
                 if await asyncio.to_thread(self.renew, lease):
                     continue
             except StorageFailed as error:
-                # While the database is away nobody can take the lease over either.
                 _log.warning("cannot renew a lease", lease=lease.name, problem=str(error))
                 continue
+            if ended.is_set():  # it was given back while this call was waiting
+                return
             _log.error("another trainer has taken a lease over", lease=lease.name)
             if lost is not None:
                 lost.set()
@@ -153,11 +169,16 @@ class Leases:
 
 
 def _describe_process() -> str:
-    """Return what tells this process from every other one: host, namespace of process ids, id, and a random part."""
-    namespace = ""
+    """Return what tells this process from every other one: the place of its id, its id, and a random part.
+
+    The place is the host, this start of its kernel, and the namespace of process ids. Copies of a machine have the same
+    name, and containers on two machines may have the same namespace; only the start of the kernel tells them apart.
+    """
+    boot_id = namespace = ""
     with contextlib.suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/pid").readlink().name
-    return f"{socket.gethostname()}/{namespace}|{os.getpid()}|{uuid.uuid4().hex[:8]}"
+    return f"{socket.gethostname()}/{boot_id}/{namespace}|{os.getpid()}|{uuid.uuid4().hex[:8]}"
 
 
 def _is_dead(holder: str) -> bool:

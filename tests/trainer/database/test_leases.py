@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -59,6 +61,48 @@ def test_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(database:
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "True"
     assert take(database).token == 2
+
+
+def test_lease_of_another_machine_of_the_same_name_is_left_to_it(database: Database) -> None:
+    """Copies of one machine have the same name, and often the same ids of processes and of their namespaces."""
+    take(database)
+    place, pid, _ = module._PROCESS.split("|")
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    set_holder(database, f"{place.replace(boot_id, 'another-boot')}|{pid}|ab12cd34")
+    assert Leases(database).take(RUN) is None
+
+
+def test_lease_that_was_given_back_is_not_renewed_by_a_call_that_was_late(database: Database) -> None:
+    given_back = take(database)
+    Leases(database).give_back(given_back)
+    assert not Leases(database).renew(given_back)
+    assert not Leases(database).is_held(RUN)
+
+
+@pytest.mark.anyio
+async def test_caller_that_goes_away_while_a_lease_is_taken_leaves_it_free(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, began, go_on = Leases(database), threading.Event(), threading.Event()
+
+    def take_slowly(name: str) -> Lease | None:
+        began.set()
+        go_on.wait(10)
+        return Leases(database).take(name)
+
+    async def hold() -> None:
+        async with subject.hold(RUN):
+            raise AssertionError("it was cancelled before")
+
+    monkeypatch.setattr(subject, "take", take_slowly)
+    holding = asyncio.create_task(hold())
+    await asyncio.to_thread(began.wait, 10)
+    holding.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    assert take(database).token > 1
 
 
 @pytest.mark.anyio
