@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.trainer.database.database import Database
 from services.trainer.errors import BrokenData
+from services.trainer.storage import storage_errors
 
 # The newest migration in `migrations/versions`; a test compares the two. A migration that was released never changes.
 NEWEST = "0001"
@@ -29,7 +30,8 @@ def migrate(database: Database) -> None:
 
     """
     if database.file is not None:
-        database.file.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors("make the folder of the database"):
+            database.file.parent.mkdir(parents=True, exist_ok=True)
     with database.write() as connection:
         if not database.is_embedded:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})

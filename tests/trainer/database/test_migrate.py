@@ -73,6 +73,15 @@ def test_database_of_a_newer_program_is_refused_and_unchanged(database: Database
         assert read_revision(connection) == "9999"
 
 
+def test_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        closing(Database(file_url(tmp_path / "file" / "moodfood.db"))) as database,
+        pytest.raises(StorageFailed, match="cannot make the folder of the database"),
+    ):
+        migrate(database)
+
+
 def test_read_only_database_is_refused_in_words(database_url: str) -> None:
     with closing(Database(database_url)) as database:
         with pytest.raises(StorageFailed, match=r"^the database is read-only, so nothing was stored"):
