@@ -73,8 +73,10 @@ class ModelRegistry:
             StorageFailed: a version could not be deleted.
 
         """
-        champion, experiment = self.alias.read(), self.experiment.running()
+        champion, last, experiment = self.alias.read(), self.history.last_change(), self.experiment.running()
         kept = {champion.version, champion.previous} if champion else set()
+        if last is not None:  # it knows the champion also when an object store shows an older alias
+            kept |= {last.to_version, last.from_version}
         if experiment is not None:
             kept.add(experiment.challenger_version)
         deleted = self.versions.delete_all_but(self._keep_versions, kept)

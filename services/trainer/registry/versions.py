@@ -158,7 +158,9 @@ class Versions:
         """Remove half-written versions, and make the rows agree with the folders. No run may be in progress."""
         with repository_errors():
             self._repository.remove_unfinished()
-        folders, rows = self.numbers(), self._records.list_there()
+        # The rows come first. So a version that is registered meanwhile, by a run that was taken for dead, is at most
+        # adopted a second time and never noted as deleted.
+        rows, folders = self._records.list_there(), self.numbers()
         for version in folders:
             if version not in rows:
                 self._adopt(version)

@@ -28,6 +28,37 @@ def test_versions_count_up_and_are_never_used_twice(empty: ModelRegistry) -> Non
     assert empty.versions.numbers() == [8, 2, 1]
 
 
+def test_version_that_is_registered_while_another_trainer_mends_stays_listed(
+    empty: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose trainer was taken for dead registers its version at the worst moment."""
+    empty.versions.register(contents)
+    real, listed = empty.records.list_there, list[int]()
+
+    def list_there() -> dict[int, str]:
+        if not listed:
+            listed.append(empty.versions.register(contents))
+        return real()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(empty.records, "list_there", list_there)
+        empty.repair()
+    assert [record.version for record in empty.versions.list_newest(10)] == [2, 1]
+
+
+def test_champion_is_kept_although_a_lagging_store_shows_an_older_alias(
+    empty: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(6):
+        empty.versions.register(contents)
+    promote(empty, 6)
+    older = empty.repository.read("champion")
+    promote(empty, 1)
+    monkeypatch.setattr(empty.repository, "read", lambda _: older)
+    assert empty.prune() == [3, 2]
+    assert empty.versions.numbers() == [6, 5, 4, 1]
+
+
 def test_half_written_version_is_never_visible_and_is_removed_later(
     empty: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
