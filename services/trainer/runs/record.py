@@ -116,6 +116,14 @@ def read_results(version: int, registry: ModelRegistry) -> pb.TrainingRun:
     )
 
 
+def serves(run: pb.TrainingRun, registry: ModelRegistry) -> bool:
+    """Say whether the version of a run is the champion. Then the run has succeeded, whatever came after the promotion.
+
+    Raises StorageFailed when the repository cannot be read.
+    """
+    return run.version > 0 and run.version == registry.alias.version()
+
+
 def end_run(run: pb.TrainingRun, cause: BaseException | None) -> None:
     """Record how a run ended. `cause` is the exception that ended it early, or None when it succeeded."""
     run.percent = 100

@@ -10,7 +10,7 @@ from services.trainer.errors import TrainerError
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.runs.events import EventLog
-from services.trainer.runs.record import TrainerStopped, end_run
+from services.trainer.runs.record import TrainerStopped, end_run, serves
 from services.trainer.runs.stages import name_stage
 from services.trainer.runs.store import RunStore
 
@@ -40,6 +40,9 @@ class Recovery:
             await self._champion.recover()
             # The runs come last: as long as one of them is not ended, somebody tries again.
             while (run := await asyncio.to_thread(self._store.running)) is not None:
+                # A trainer that was paused meanwhile must not end the run of the one that took over.
+                if not await asyncio.to_thread(self._leases.renew, lease):
+                    return
                 await self._end(run)
 
     async def recover_if_abandoned(self) -> None:
@@ -63,7 +66,7 @@ class Recovery:
 
     async def _end(self, run: pb.TrainingRun) -> None:
         # The champion tells of a promotion whose end the dead trainer could not store any more.
-        promoted = run.version > 0 and run.version == await asyncio.to_thread(self._registry.alias.version)
+        promoted = await asyncio.to_thread(serves, run, self._registry)
         _log.warning("found a run that its trainer did not end", run=run.run_id, stage=name_stage(run))
         end_run(run, None if promoted else TrainerStopped())
         if await asyncio.to_thread(self._store.save, run):

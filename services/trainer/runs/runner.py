@@ -36,6 +36,7 @@ from services.trainer.runs.record import (
     copy_run,
     end_run,
     operation_name,
+    serves,
     skip_run,
 )
 from services.trainer.runs.recovery import Recovery
@@ -47,8 +48,8 @@ from services.trainer.runs.work import RunWork
 LOOK_EVERY_SECONDS = 0.5
 # How often to ask for the lease while its holder has no run: it begins one, has just ended one, or mends the registry.
 ATTEMPTS, RETRY_SECONDS = 20, 0.1
-# How long `cancel` waits for another trainer to end its run.
-OTHER_TRAINER_SECONDS = 10.0
+# How long `cancel` waits for a run that it cannot end at once.
+CANCEL_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 _EXPECTED = (TrainerError, WorkerFailed, RunCancelled, RunTakenOver, TrainerStopped)
 
@@ -132,15 +133,16 @@ class Runner:
     async def cancel(self, run_id: str) -> None:
         """Cancel a run, unless its replicas are already swapping or it has ended.
 
-        Raises TrainingRunNotFound, and StorageFailed when another trainer could not be asked.
+        Raises TrainingRunNotFound, and StorageFailed when the request could not be stored.
         """
         own = self._own
-        if own is not None and own.run.run_id == run_id:
-            if self._stop(own, RunCancelled) and own.task is not None:
+        if own is not None and own.run.run_id == run_id and self._stop(own, RunCancelled):
+            if own.task is not None:
                 await asyncio.shield(own.task)
+        # A request that is stored counts at every beat: in another trainer, and here when replicas are swapping now.
         elif (await asyncio.to_thread(self._store.get, run_id)).state == pb.RUN_STATE_RUNNING:
             await asyncio.to_thread(self._store.request_cancel, run_id)
-            await self.wait(run_id, OTHER_TRAINER_SECONDS)
+            await self.wait(run_id, CANCEL_SECONDS)
 
     async def watch(self, run_id: str) -> AsyncIterator[pb.TrainingRun]:
         """Yield a run, also another trainer's, now and after each change until it ends.
@@ -263,6 +265,9 @@ class Runner:
 
     async def _end(self, own: _OwnRun) -> None:
         cause = own.work.exception() if not own.work.cancelled() else (own.stop_because or TrainerStopped)()
+        if cause is not None and await self._serves(own.run):
+            _log.warning("a run was interrupted when its version served already", run=own.run.run_id, exc_info=cause)
+            cause = None
         if cause is not None and not isinstance(cause, _EXPECTED):
             _log.error("a training run failed unexpectedly", run=own.run.run_id, exc_info=cause)
         # Watchers see the run in progress until its end is stored.
@@ -273,6 +278,12 @@ class Runner:
             _log.info(
                 "training run ended", run=ended.run_id, state=pb.RunState.Name(ended.state), version=ended.version
             )
+
+    async def _serves(self, run: pb.TrainingRun) -> bool:
+        try:
+            return await asyncio.to_thread(serves, run, self._registry)
+        except StorageFailed:
+            return False
 
     def _stop(self, own: _OwnRun, because: type[Exception]) -> bool:
         """End the work of a run. Returns False when it is too late, because replicas are swapping."""

@@ -11,7 +11,13 @@ from moodfood.registry.v1 import manifest_pb2
 from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.database.leases import RUN, Leases
-from services.trainer.errors import RetrainInProgress, SnapshotNotFound, TrainingRunNotFound, VersionRefused
+from services.trainer.errors import (
+    RetrainInProgress,
+    SnapshotNotFound,
+    StorageFailed,
+    TrainingRunNotFound,
+    VersionRefused,
+)
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion, Change
 from services.trainer.runs import recovery
@@ -19,6 +25,7 @@ from services.trainer.runs.events import EventLog
 from services.trainer.runs.runner import Runner
 from services.trainer.runs.stages import RunStage
 from services.trainer.runs.store import RunStore
+from services.trainer.runs.work import RunWork
 from tests.conftest import small_plan
 from tests.fakes import FakeReplica, running
 from tests.registries import history_of, leases_of, promote
@@ -137,6 +144,49 @@ async def test_run_is_cancelled_while_it_rehearses(registry: ModelRegistry, smal
     ended = await subject.wait(run.run_id, None)
     assert (ended.state, list(ended.reasons)) == (pb.RUN_STATE_CANCELLED, ["cancelled in stage rehearse"])
     assert store.running() is None
+
+
+@pytest.mark.parametrize("trouble", ["it is cancelled", "the database is away"])
+async def test_run_whose_version_serves_has_succeeded_whatever_comes_after_that(
+    registry: ModelRegistry, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    has_promoted = asyncio.Event()
+
+    async def read_decision(_: RunWork) -> None:
+        has_promoted.set()
+        if trouble == "the database is away":
+            raise StorageFailed("the database cannot be reached")
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(RunWork, "_read_decision", read_decision)
+    replica = FakeReplica()
+    async with running(replica, ADD) as address:
+        subject, store = make_runner(registry, small_data, tmp_path, address, train=registers)
+        run = await subject.start(pb.TRIGGER_MANUAL)
+        await has_promoted.wait()
+        if trouble == "it is cancelled":
+            await subject.cancel(run.run_id)
+        ended = await asyncio.wait_for(subject.wait(run.run_id, None), 10)
+    assert (ended.state, list(ended.reasons)) == (pb.RUN_STATE_SUCCEEDED, [])
+    assert ended.version == replica.serving == registry.alias.version() > 1
+    assert store.last_promoted() == ended
+
+
+async def test_request_to_cancel_that_meets_another_change_of_the_champion_is_not_lost(
+    registry: ModelRegistry, small_data: Path, tmp_path: Path
+) -> None:
+    subject, _ = make_runner(registry, small_data, tmp_path, "127.0.0.1:1", never_ends, registers)
+    run = await subject.start(pb.TRIGGER_MANUAL)
+    async for change in subject.watch(run.run_id):
+        if change.stage == pb.RUN_STAGE_REHEARSE:
+            break
+    subject._champion.committing = True
+    cancelling = asyncio.create_task(subject.cancel(run.run_id))
+    await asyncio.wait([cancelling], timeout=0.1)
+    assert (await subject.wait(run.run_id, 0)).state == pb.RUN_STATE_RUNNING
+    subject._champion.committing = False
+    await cancelling
+    assert (await asyncio.wait_for(subject.wait(run.run_id, None), 10)).state == pb.RUN_STATE_CANCELLED
 
 
 async def test_run_that_does_not_exist_cannot_be_watched_or_cancelled(

@@ -1,6 +1,7 @@
 """Several trainers and several callers at once: one run at a time, and it never gets lost between them."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,27 @@ async def test_run_whose_lease_has_lapsed_is_ended_by_another_trainer_and_by_no_
     await second.close()
     assert not Leases(open_database(tmp_path)).is_held(RUN)
     assert read_events(tmp_path) == ["started", "failed", "started", "failed"]
+
+
+async def test_trainer_that_pauses_while_it_mends_ends_no_run_of_the_one_that_took_over(
+    trainers: tuple[Runner, Runner, RunStore], tmp_path: Path, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, store = trainers
+    begun, go_on = threading.Event(), threading.Event()
+
+    def pauses() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr(registry, "repair", pauses)
+    mending = asyncio.create_task(first.recover())
+    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(change_lease, tmp_path, holder="elsewhere/ns|1|ab12cd34", expires_at=1)
+    run = await second.start(pb.TRIGGER_MANUAL)
+    go_on.set()
+    await mending
+    assert store.running() == await second.wait(run.run_id, 0)
+    await second.close()
 
 
 async def test_run_that_was_taken_over_and_not_ended_says_so_itself(
