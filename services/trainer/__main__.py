@@ -26,7 +26,7 @@ from services.trainer.database.migrate import migrate
 from services.trainer.dataset.snapshot_retention import delete_snapshots_with
 from services.trainer.dataset.taxonomy import KnownLabels
 from services.trainer.dataset.vectors import forget_vectors
-from services.trainer.errors import BrokenData, RetrainInProgress, StorageFailed
+from services.trainer.errors import BrokenData, StorageFailed, TrainerError
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.erasures import Erasures
 from services.trainer.feedback.intake import Intake
@@ -60,6 +60,7 @@ SERVICE_NAMES = (
     schedules.SERVICE_NAME,
     "google.longrunning.Operations",
 )
+FIRST_MODEL_AGAIN_SECONDS = 5.0
 SECONDS_OF_A_DAY = 24 * 60 * 60
 ERASE_AGAIN_SECONDS = 60
 # While the database is away, each call to it occupies a thread for seconds. Other calls must still find one.
@@ -190,15 +191,27 @@ class Trainer:
         """Mend what a trainer before this one left behind."""
         try:
             await self.runner.recover()
-        except StorageFailed as error:
-            _log.error("cannot mend what was found; free the disk and start again", problem=str(error))
+        except TrainerError as error:
+            _log.error("cannot mend what was found; see that the storage works, and start again", problem=str(error))
 
     async def train_first_model(self) -> None:
-        """Begin the first run of an empty registry, unless another trainer on the database has begun it."""
-        if await asyncio.to_thread(self.registry.alias.read) is None:
-            with contextlib.suppress(RetrainInProgress):
-                run = await self.runner.start(trainer_pb2.TRIGGER_FIRST_MODEL)
-                _log.info("the registry is empty: training the first model", run=run.run_id)
+        """Begin the first run of an empty registry, unless another trainer on the database has begun it.
+
+        While the storage is away, it is tried again. The trainer serves meanwhile.
+        """
+        while True:
+            try:
+                if await asyncio.to_thread(self.registry.alias.read) is None:
+                    run = await self.runner.start(trainer_pb2.TRIGGER_FIRST_MODEL)
+                    _log.info("the registry is empty: training the first model", run=run.run_id)
+            except StorageFailed as error:
+                _log.error("cannot see whether there is a model; this is tried again", problem=str(error))
+            except TrainerError as error:
+                _log.info("the first model is not trained here", problem=str(error))
+                return
+            else:
+                return
+            await asyncio.sleep(FIRST_MODEL_AGAIN_SECONDS)
 
 
 async def serve(settings: Settings) -> None:
@@ -214,8 +227,8 @@ async def serve(settings: Settings) -> None:
     await trainer.recover()
     stop = await start(server, SERVICE_NAMES)
     _log.info("trainer serving", address=address(settings.host, port))
-    await trainer.train_first_model()
     background = asyncio.gather(
+        trainer.train_first_model(),
         erase_again_and_again(trainer.erasure, settings.retention_days),
         trainer.collector.run(),
         trainer.experiments.watch(),
