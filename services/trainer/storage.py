@@ -1,7 +1,7 @@
-"""The one way to the disk: files, lines and messages as JSON, and locks between processes.
+"""The one way to the disk: files, lines, and messages as JSON.
 
 A write survives a kill at any moment: a whole file is replaced by a rename, a line is appended and synced. What the
-disk or another process refuses is StorageFailed, whatever the cause.
+disk refuses is StorageFailed, whatever the cause.
 """
 
 import contextlib
@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from filelock import FileLock, Timeout
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.repository import disk
 from services.repository.errors import RepositoryUnavailable
 from services.trainer.errors import StorageFailed
-
-LOCK_SECONDS = 10.0
 
 M = TypeVar("M", bound=Message)
 
@@ -39,49 +36,6 @@ def repository_errors() -> Iterator[None]:
         yield
     except RepositoryUnavailable as error:
         raise StorageFailed(str(error)) from error
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes and threads out of what a lock file stands for, for as long as the block lasts.
-
-    Raises:
-        StorageFailed: somebody else has held the lock for LOCK_SECONDS, or it cannot be taken.
-
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise StorageFailed(f"another process has held {path.name} for {LOCK_SECONDS:.0f} s; try again") from error
-    except OSError as error:
-        raise StorageFailed(f"cannot lock {path.name}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def try_lock(path: Path) -> FileLock | None:
-    """Take a lock that may be held for minutes; None while somebody holds it, in this process or in another.
-
-    The caller releases it. The system frees it when its holder dies.
-
-    Raises:
-        StorageFailed: the lock cannot be taken for another reason.
-
-    """
-    # Every call makes its own FileLock: one object that two callers share would let the second caller in.
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        return None
-    except OSError as error:
-        raise StorageFailed(f"cannot lock {path.name}: {error.strerror}") from error
-    return lock
 
 
 @contextlib.contextmanager
