@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
@@ -119,6 +120,14 @@ async def erase_again_and_again(erasure: Erasure, days: int) -> None:
         await asyncio.sleep(pause)
 
 
+async def log_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do some work in the background. When it fails, this is logged, and everything else goes on."""
+    try:
+        await work
+    except Exception as error:
+        _log.error("something in the background has ended and comes back at the next start", exc_info=error)
+
+
 def find_label_files(settings: Settings) -> tuple[Path | None, tuple[Path, ...]]:
     """Return the taxonomy, if there is one, and the seed examples. Raises BrokenData when there are two taxonomies."""
     try:
@@ -228,13 +237,13 @@ async def serve(settings: Settings) -> None:
     stop = await start(server, SERVICE_NAMES)
     _log.info("trainer serving", address=address(settings.host, port))
     background = asyncio.gather(
-        trainer.train_first_model(),
-        erase_again_and_again(trainer.erasure, settings.retention_days),
-        trainer.collector.run(),
-        trainer.experiments.watch(),
-        trainer.champion.watch(),
-        trainer.scheduler.follow(),
-        trainer.runner.follow(),
+        log_end(trainer.train_first_model()),
+        log_end(erase_again_and_again(trainer.erasure, settings.retention_days)),
+        log_end(trainer.collector.run()),
+        log_end(trainer.experiments.watch()),
+        log_end(trainer.champion.watch()),
+        log_end(trainer.scheduler.follow()),
+        log_end(trainer.runner.follow()),
     )
     stop_metrics = trainer.serve_metrics()
 

@@ -1,5 +1,9 @@
-"""Tells operators about training runs: as events in the query log, and as lines in retrain.log."""
+"""Tells operators about training runs: as events in the query log, and as lines in retrain.log.
 
+A thread writes the lines, one after another, so a disk that is slow or hangs holds up nobody else.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,17 +26,19 @@ _log = structlog.get_logger()
 
 
 class EventLog:
-    """Adds lines to both files. When a line cannot be written, this is logged and the run continues."""
+    """Adds lines to both files. When a line cannot be written, this is logged and the run continues.
+
+    Both methods return at once. What they return is done when the lines are on disk.
+    """
 
     def __init__(self, query_log: Path, retrain_log: Path) -> None:
         self._query_log = query_log
         self._retrain_log = retrain_log
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="events")
 
-    def run_changed(self, run: pb.TrainingRun) -> None:
+    def run_changed(self, run: pb.TrainingRun) -> "Future[None]":
         """Write an event to the query log: the run has started or ended."""
-        status = _STATUS.get(run.state)
-        if status is None:
-            return
+        status = _STATUS[run.state]
         event = RetrainingEvent(
             event="retraining",
             trigger=name_trigger(run.trigger),
@@ -45,14 +51,17 @@ class EventLog:
             event.details.CopyFrom(_describe(run))
         event.at.FromDatetime(datetime.now(UTC))
         self._append(self._query_log, to_json(event, indent=None))
-        self.note(run, f"{status}" + (f": {event.reason}" if event.reason else ""))
+        return self.note(run, f"{status}" + (f": {event.reason}" if event.reason else ""))
 
-    def note(self, run: pb.TrainingRun, text: str) -> None:
+    def note(self, run: pb.TrainingRun, text: str) -> "Future[None]":
         """Write one line about a run to retrain.log."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._append(self._retrain_log, f"{moment} {run.run_id} {name_trigger(run.trigger)} {text}")
+        return self._append(self._retrain_log, f"{moment} {run.run_id} {name_trigger(run.trigger)} {text}")
 
-    def _append(self, path: Path, line: str) -> None:
+    def _append(self, path: Path, line: str) -> "Future[None]":
+        return self._writer.submit(self._write, path, line)
+
+    def _write(self, path: Path, line: str) -> None:
         try:
             append_lines(path, [line.replace("\n", " ")])
         except StorageFailed as error:

@@ -70,4 +70,4 @@ class Recovery:
         _log.warning("found a run that its trainer did not end", run=run.run_id, stage=name_stage(run))
         end_run(run, None if promoted else TrainerStopped())
         if await asyncio.to_thread(self._store.save, run):
-            self._events.run_changed(run)
+            await asyncio.wrap_future(self._events.run_changed(run))

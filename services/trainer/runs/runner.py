@@ -127,7 +127,7 @@ class Runner:
         skip_run(run, reason)
         stored = await asyncio.to_thread(self._store.add, run)
         if stored is run:
-            self._events.note(run, f"skipped: {reason}")
+            await asyncio.wrap_future(self._events.note(run, f"skipped: {reason}"))
         return stored
 
     async def cancel(self, run_id: str) -> None:
@@ -274,7 +274,7 @@ class Runner:
         ended = copy_run(own.run)
         end_run(ended, cause)
         if await own.keeper.save_end(ended):
-            self._events.run_changed(ended)
+            await asyncio.wrap_future(self._events.run_changed(ended))
             _log.info(
                 "training run ended", run=ended.run_id, state=pb.RunState.Name(ended.state), version=ended.version
             )
