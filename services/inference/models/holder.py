@@ -3,7 +3,7 @@
 A request reads `current` once and needs no lock, because assigning a reference is atomic. It is answered by this
 servable from start to end, also when a swap happens meanwhile. An old servable is freed when the last request that uses
 it ends. At most one version is loaded at a time. The version that was prepared last and the one that served before stay
-in memory, so that a commit or a rollback is only one assignment.
+in memory, so that a commit or a rollback is only one assignment, also while another version is being fetched.
 """
 
 import time
@@ -72,8 +72,9 @@ class ModelHolder:
 
         The arguments and the exceptions are those of `reload`.
         """
-        with self._load_alone(), self._remember_error():
-            before, target, began = self.current, await self._resolve(version, generation), time.perf_counter()
+        with self._remember_error():
+            target, began = await self._resolve(version, generation), time.perf_counter()
+            before = self.current
             serving = before.version == target.version
             if not serving:
                 servable = await self._get_or_load(target)
@@ -88,28 +89,32 @@ class ModelHolder:
             generation: the generation of the champion alias; 0 means the present one.
 
         Raises:
-            ReloadInProgress: another reload is in progress.
+            ReloadInProgress: the version is not in memory, and another one is being loaded.
             NothingLoaded: the champion was asked for and there is none.
             ModelVersionNotFound, ModelRejected: the version cannot be loaded.
             RegistryUnavailable: the registry cannot be read.
             StaleGeneration: the replica has followed a higher generation. `current` does not change on any error.
 
         """
-        with self._load_alone(), self._remember_error():
-            before, target, began = self.current, await self._resolve(version, generation), time.perf_counter()
+        with self._remember_error():
+            target, began = await self._resolve(version, generation), time.perf_counter()
+            servable = self.current if self.current.version == target.version else await self._get_or_load(target)
+            before = self.current
+            # While it was loaded, a version in memory may have been swapped in under a higher generation.
+            if target.generation < before.generation:
+                raise StaleGeneration(target.generation, before.generation)
             serving = before.version == target.version
             if serving:
                 self.current = replace(before, generation=target.generation)
             else:
-                self._swap(await self._get_or_load(target), target.generation)
+                self._swap(servable, target.generation)
         return ReloadResult(target.version, before.version, serving, time.perf_counter() - began)
 
     async def load_challenger(self, version: int) -> Servable:
         """Return a version for an experiment, without serving it to everybody. Raises what `reload` raises."""
         if version == self.current.version:
             return self.current
-        with self._load_alone():
-            return await self._get_or_load(_Target(version, self.current.generation))
+        return await self._get_or_load(_Target(version, self.current.generation))
 
     async def converge(self) -> None:
         """Look at the alias, and swap to the champion if its generation is higher than the one followed.
@@ -127,7 +132,9 @@ class ModelHolder:
         await self._drop_old_copies()
 
     async def _follow(self, alias: ChampionAlias | None) -> None:
-        if alias is None or self._loading or alias.generation <= self.current.generation:
+        if alias is None or alias.generation <= self.current.generation:
+            return
+        if self._loading and self.warm.get(alias.version) is None:
             return
         if not self._patience.allows(alias.generation):
             return
@@ -162,7 +169,8 @@ class ModelHolder:
         kept = self.warm.get(target.version)
         if kept is not None:
             return kept
-        return await call_in_thread(lambda: self._loader.load(target.version, target.generation))
+        with self._load_alone():
+            return await call_in_thread(lambda: self._loader.load(target.version, target.generation))
 
     async def _drop_old_copies(self) -> None:
         """Once after each swap. Not within the swap: it can wait for a version that is being fetched."""

@@ -29,7 +29,7 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 4.0
 
 # The names of leases.
-RUN, CHAMPION, SCHEDULE, COLLECTOR = "run", "champion", "schedule", "collector"
+RUN, CHAMPION, SCHEDULE = "run", "champion", "schedule"
 
 _log = structlog.get_logger()
 

@@ -16,11 +16,11 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import TrainerError
 from services.trainer.runs.plan import Plan
+from services.trainer.runs.record import UNEXPECTED
 from services.trainer.runs.retrain import retrain
 from services.trainer.runs.stages import RunStage
 
 LOWER_PRIORITY = 10
-UNEXPECTED = "an unexpected error happened; see the log of the trainer"
 
 
 def main() -> None:

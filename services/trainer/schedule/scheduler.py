@@ -23,6 +23,7 @@ from services.trainer.database.database import Database
 from services.trainer.database.leases import SCHEDULE, Leases
 from services.trainer.database.tables import schedules
 from services.trainer.errors import TrainerError
+from services.trainer.runs.record import UNEXPECTED
 from services.trainer.schedule.calendar import Kind, Schedule, next_moment
 from services.trainer.storage import to_json
 
@@ -32,7 +33,6 @@ TICK_SECONDS = 5.0
 RETRY = timedelta(minutes=5)
 # The row of the schedule. There is one.
 NAME = "retraining"
-UNEXPECTED = "an unexpected error happened; see the log of the trainer"
 
 _KINDS = {
     pb.SCHEDULE_KIND_WEEKLY: Kind.WEEKLY,

@@ -2,9 +2,10 @@ import asyncio
 import errno
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moodfood.inference.v1 import inference_pb2
@@ -186,6 +187,34 @@ async def test_second_reload_at_the_same_time_is_refused(models: Path) -> None:
     assert subject.current.version == 0
     leave.set()
     assert (await first).version == 1
+
+
+@pytest.mark.parametrize("what", ["challenger", "prepare", "reload"])
+async def test_rollback_to_a_warm_version_waits_for_no_version_that_is_being_fetched(tmp_path: Path, what: str) -> None:
+    fetches, arrived = threading.Event(), threading.Event()
+
+    class SlowLoader(InstantLoader):
+        def load(self, version: int, generation: int) -> Servable:
+            if version == 3:
+                fetches.set()
+                arrived.wait(5)
+            return super().load(version, generation)
+
+    subject = holder(tmp_path, SlowLoader)
+    await subject.reload(1, 1)
+    await subject.reload(2, 2)
+    load: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "challenger": lambda: subject.load_challenger(3),
+        "prepare": lambda: subject.prepare(3, 3),
+        "reload": lambda: subject.reload(3, 3),
+    }
+    fetching = asyncio.create_task(load[what]())
+    await asyncio.to_thread(fetches.wait, 5)
+    assert (await subject.reload(1, 4)).previous_version == 2
+    arrived.set()
+    (outcome,) = await asyncio.gather(fetching, return_exceptions=True)
+    assert isinstance(outcome, StaleGeneration) == (what == "reload")
+    assert (subject.current.version, subject.current.generation) == (1, 4)
 
 
 async def test_replica_converges_on_a_newer_alias_and_never_on_an_older_one(
