@@ -6,6 +6,9 @@ from services.repository.bucket import BucketRepository
 from services.repository.folder import FolderRepository
 from services.repository.repository import Repository
 
+# Apart from the folders of models. So versions that were there before the bucket are taken for no copies, which go.
+COPIES_FOLDER = ".fetched"
+
 
 def open_repository(url: str, models_dir: Path, model: str) -> Repository:
     """Return the repository of a model.
@@ -16,5 +19,6 @@ def open_repository(url: str, models_dir: Path, model: str) -> Repository:
         model: name of the model.
 
     """
-    folder = models_dir / model
-    return BucketRepository(url, model, cache=folder) if url else FolderRepository(folder)
+    if url:
+        return BucketRepository(url, model, cache=models_dir / COPIES_FOLDER / model)
+    return FolderRepository(models_dir / model)

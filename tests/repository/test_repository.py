@@ -11,6 +11,7 @@ import pytest
 from services.repository.errors import Changed, RepositoryError, VersionExists, VersionMissing
 from services.repository.opening import open_repository
 from services.repository.repository import Repository
+from tests.object_store import ObjectStore
 
 MODEL = "m"
 
@@ -44,6 +45,15 @@ def test_empty_repository_has_nothing(repository: Repository) -> None:
     assert repository.fetch_file("snapshots/a.parquet") is None
     with pytest.raises(VersionMissing):
         repository.folder_of(1)
+
+
+def test_folder_that_was_used_before_the_bucket_stays_as_it_was(store: ObjectStore, tmp_path: Path) -> None:
+    folder = open_repository("", tmp_path, MODEL)
+    folder.add_version(1, version_files(1))
+    folder.swap("champion", b"of the folder", None)
+    bucket = open_repository(store.make_bucket(), tmp_path, MODEL)
+    assert (bucket.read("champion"), bucket.copies()) == (None, [])
+    assert getattr(folder.read("champion"), "content", None) == b"of the folder"
 
 
 def test_number_that_is_taken_is_not_overwritten(repository: Repository) -> None:
@@ -128,7 +138,9 @@ def test_file_that_lies_in_its_place_already_is_stored(repository: Repository, t
     path.write_bytes(b"rows")
     repository.put_file("snapshots/a.parquet", path)
     assert repository.list_files("snapshots") == ["snapshots/a.parquet"]
-    assert repository.fetch_file("snapshots/a.parquet") == path
+    fetched = repository.fetch_file("snapshots/a.parquet")
+    assert fetched is not None
+    assert fetched.read_bytes() == b"rows"
 
 
 @pytest.mark.parametrize("name", ["../champion", "/etc/passwd", "snapshots/../../x", ""])
@@ -147,7 +159,7 @@ def test_stray_folders_and_files_are_no_versions(repository: Repository, tmp_pat
     repository.add_version(1, version_files(1))
     repository.folder_of(1)
     for name in ("snapshots", "1.bak", "-1", "٣", "007", "5"):
-        (tmp_path / "models" / MODEL / name).mkdir(exist_ok=True)
+        (tmp_path / "models" / MODEL / name).mkdir(parents=True, exist_ok=True)
     assert repository.versions() == [1]
 
 
