@@ -5,24 +5,26 @@ is checked against the manifest, and the local copy becomes visible at once, by 
 """
 
 import contextlib
-import hashlib
+import tempfile
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from google.protobuf import json_format
-from moodfood.registry.v1.manifest_pb2 import FileChecksum, Manifest
-
 from services.language.names import MANIFEST_FILE
-from services.repository.disk import adding_folder, remove_folder, remove_hidden, replace_file, replacing, write_synced
+from services.repository.disk import (
+    adding_folder,
+    remove_folder,
+    remove_leftovers,
+    replace_file,
+    replacing,
+    write_synced,
+)
 from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
 from services.repository.folder import FolderRepository, folder_errors
-from services.repository.objects import Fetched, ObjectMissing, Objects, TimeLimits
-from services.repository.repository import Stored, check_name, version_number
-
-# Younger leftovers may belong to an addition that is still going on.
-LEFTOVER_AFTER = timedelta(hours=1)
+from services.repository.manifests import check_content, check_file, read_checksums
+from services.repository.objects import ObjectMissing, Objects, TimeLimits
+from services.repository.repository import LEFTOVER_AFTER, Stored, check_name, version_number
 
 
 class BucketRepository:
@@ -52,7 +54,7 @@ class BucketRepository:
         self._leftover_after = leftover_after
         self._intact: set[int] = set()
         self._fetching = threading.Lock()
-        remove_hidden(cache, leftover_after.total_seconds())
+        remove_leftovers(cache, leftover_after.total_seconds())
 
     def versions(self) -> list[int]:
         return sorted(self._complete([listed.name for listed in self._objects.list()]), reverse=True)
@@ -79,7 +81,14 @@ class BucketRepository:
         self._objects.delete([listed.name for listed in self._objects.list(str(number))])
         self.drop_copy(number)
 
-    def remove_unfinished(self) -> None:
+    def check_version(self, number: int) -> None:
+        stored = self._objects.read(f"{number}/{MANIFEST_FILE}")
+        if stored is None:
+            raise VersionMissing(number)
+        with folder_errors(f"keep version {number}"), tempfile.TemporaryDirectory() as folder:
+            self._fetch_files(number, stored.content, Path(folder))
+
+    def unfinished(self) -> list[str]:
         listed, before = self._objects.list(), datetime.now(UTC) - self._leftover_after
         complete = self._complete([each.name for each in listed])
         leftovers: dict[int, list[str]] = {}
@@ -90,7 +99,10 @@ class BucketRepository:
                 leftovers.setdefault(number, []).append(each.name)
                 if each.written_at > before:
                     young.add(number)
-        self._objects.delete([name for number, names in leftovers.items() if number not in young for name in names])
+        return [name for number, names in leftovers.items() if number not in young for name in names]
+
+    def remove_unfinished(self) -> None:
+        self._objects.delete(self.unfinished())
 
     def read(self, name: str) -> Stored | None:
         stored = self._objects.read(check_name(name))
@@ -162,7 +174,7 @@ class BucketRepository:
                 self._fetch_files(version, stored.content, unfinished)
 
     def _fetch_files(self, version: int, manifest: bytes, folder: Path) -> None:
-        checksums = _checksums(version, manifest)
+        checksums = read_checksums(version, manifest)
         listed = {each.name.removeprefix(f"{version}/") for each in self._objects.list(str(version))}
         for name in sorted(listed | checksums.keys()):
             if name == MANIFEST_FILE or "/" in name:
@@ -173,7 +185,7 @@ class BucketRepository:
                 raise DamagedVersion(version, f"{name} is missing") from error
             # The reports and the evaluation model are not in the manifest; of them, the transfer only checks the size.
             if name in checksums:
-                _check(version, checksums[name], fetched)
+                check_content(version, checksums[name], fetched.size, fetched.sha256)
         write_synced(folder / MANIFEST_FILE, manifest)
 
     def _complete(self, names: list[str]) -> set[int]:
@@ -181,33 +193,11 @@ class BucketRepository:
         return {version_number(part[0]) for part in parts if part[1:] == [MANIFEST_FILE]} - {0}
 
 
-def _checksums(version: int, manifest: bytes) -> dict[str, FileChecksum]:
-    """Return the files of a manifest by their names. Raises DamagedVersion."""
-    try:
-        parsed = json_format.Parse(manifest, Manifest(), ignore_unknown_fields=True)
-    except (ValueError, json_format.ParseError) as error:
-        raise DamagedVersion(version, f"{MANIFEST_FILE} cannot be read") from error
-    for listed in parsed.files:
-        if Path(listed.path).name != listed.path:
-            raise DamagedVersion(version, f"{listed.path!r} in its manifest is no name of a file")
-    return {listed.path: listed for listed in parsed.files}
-
-
-def _check(version: int, listed: FileChecksum, fetched: Fetched) -> None:
-    if fetched.size != listed.size_bytes:
-        problem = f"{listed.path} has {fetched.size} bytes, not {listed.size_bytes} as in the manifest"
-        raise DamagedVersion(version, problem)
-    if fetched.sha256 != listed.sha256:
-        raise DamagedVersion(version, f"the SHA-256 of {listed.path} differs from the manifest")
-
-
 def _is_intact(folder: Path, version: int) -> bool:
     """Say whether a local copy of a version has all files of its manifest, unchanged."""
     try:
-        for listed in _checksums(version, (folder / MANIFEST_FILE).read_bytes()).values():
-            with (folder / listed.path).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                _check(version, listed, Fetched(file.tell(), digest))
+        for listed in read_checksums(version, (folder / MANIFEST_FILE).read_bytes()).values():
+            check_file(version, listed, folder / listed.path)
     except (OSError, DamagedVersion):
         return False
     return True

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNFINISHED_PREFIX = ".unfinished-"
+# What `replacing` calls its files, and what SQLite writes beside such a file.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(-(wal|shm|journal))?")
 
 
 def sync_folder(folder: Path) -> None:
@@ -94,16 +97,25 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def remove_hidden(parent: Path, older_than_seconds: float = 0.0) -> None:
-    """Remove the hidden folders that killed processes left in a folder.
+def list_leftovers(parent: Path, older_than_seconds: float) -> list[Path]:
+    """Return the hidden folders and files that killed processes left in a folder. Younger ones may be in work."""
+    before, found = time.time() - older_than_seconds, []
+    for path in parent.glob(".*"):
+        if path.name.startswith(UNFINISHED_PREFIX) or _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # its process has just removed it
+                if path.stat().st_mtime <= before:
+                    found.append(path)
+    return sorted(found)
 
-    Who is still writing to one, because it was only taken for dead, fails and adds no part of it: like every removal,
-    this begins with a rename.
-    """
+
+def remove_leftovers(parent: Path, older_than_seconds: float) -> None:
+    """Remove what `list_leftovers` finds. What the system refuses stays."""
     with contextlib.suppress(OSError):
-        for leftover in parent.glob(f"{UNFINISHED_PREFIX}*"):
-            if leftover.stat().st_mtime <= time.time() - older_than_seconds:
-                remove_folder(leftover)
+        for path in list_leftovers(parent, older_than_seconds):
+            if path.is_dir():
+                remove_folder(path)  # whoever still writes to it fails and adds no part of it
+            else:
+                path.unlink(missing_ok=True)
 
 
 def hidden_name(parent: Path) -> Path:

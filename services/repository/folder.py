@@ -7,20 +7,23 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from services.language.names import MANIFEST_FILE
 from services.repository.disk import (
     adding_folder,
+    list_leftovers,
     remove_folder,
-    remove_hidden,
+    remove_leftovers,
     replace_file,
     replacing,
     sync_file,
     write_synced,
 )
-from services.repository.errors import Changed, RepositoryUnavailable, VersionExists, VersionMissing
-from services.repository.repository import Stored, check_name, version_number
+from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
+from services.repository.manifests import check_file, read_checksums
+from services.repository.repository import LEFTOVER_AFTER, Stored, check_name, version_number
 
 # Whoever swaps a small file holds a lock on this one.
 LOCK_FILE = ".swapping"
@@ -32,8 +35,9 @@ LOOK_AGAIN_SECONDS = 0.01
 class FolderRepository:
     """A repository in a folder. The interface says what its methods do."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, leftover_after: timedelta = LEFTOVER_AFTER) -> None:
         self._folder = folder
+        self._leftover_seconds = leftover_after.total_seconds()
 
     def versions(self) -> list[int]:
         with folder_errors("list the versions"):
@@ -63,8 +67,21 @@ class FolderRepository:
         with folder_errors(f"delete version {number}"):
             remove_folder(self._folder / str(number))
 
+    def check_version(self, number: int) -> None:
+        try:
+            manifest = (self.folder_of(number) / MANIFEST_FILE).read_bytes()
+        except OSError as error:
+            raise DamagedVersion(number, f"{MANIFEST_FILE} cannot be read") from error
+        for listed in read_checksums(number, manifest).values():
+            with folder_errors(f"read version {number}"):
+                check_file(number, listed, self._folder / str(number) / listed.path)
+
+    def unfinished(self) -> list[str]:
+        with folder_errors("list the repository"):
+            return [path.name for path in list_leftovers(self._folder, self._leftover_seconds)]
+
     def remove_unfinished(self) -> None:
-        remove_hidden(self._folder)
+        remove_leftovers(self._folder, self._leftover_seconds)
 
     def read(self, name: str) -> Stored | None:
         with folder_errors(f"read {name}"):

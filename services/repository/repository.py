@@ -9,8 +9,12 @@ The layout is the same in a folder and in a bucket. Names are relative to the mo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
+
+# Younger leftovers may belong to a write that is still going on.
+LEFTOVER_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,20 @@ class Repository(Protocol):
     def delete_version(self, number: int) -> None:
         """Delete a version so that nobody sees a part of it. No error if there is none."""
 
+    def check_version(self, number: int) -> None:
+        """Read every file of a version that its manifest lists.
+
+        Raises:
+            VersionMissing: there is no such version.
+            DamagedVersion: a file is missing or differs from the manifest.
+
+        """
+
+    def unfinished(self) -> list[str]:
+        """Return the names of what writes that died have left. What is younger than an hour may still be written."""
+
     def remove_unfinished(self) -> None:
-        """Remove what additions and deletions that died have left. Nobody may add a version meanwhile."""
+        """Remove what `unfinished` returns."""
 
     def read(self, name: str) -> Stored | None:
         """Return a small file; None if there is none."""

@@ -10,10 +10,11 @@ import pytest
 
 from services.repository import folder as folder_module
 from services.repository.bucket import BucketRepository
-from services.repository.disk import adding_folder, remove_hidden, replace_file
+from services.repository.disk import adding_folder, remove_leftovers, replace_file
 from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
 from services.repository.folder import FolderRepository
 from services.repository.objects import TimeLimits
+from services.repository.repository import Repository
 from tests.object_store import ObjectStore
 from tests.repository.test_repository import MODEL, contents, version_files
 
@@ -212,11 +213,36 @@ def test_disk_that_refuses_is_a_repository_that_is_away(tmp_path: Path) -> None:
 def test_folder_version_that_died_half_way_is_invisible_and_removed(tmp_path: Path) -> None:
     repository = FolderRepository(tmp_path / "m")
     repository.add_version(1, version_files(1))
-    leftover = tmp_path / "m" / ".unfinished-killed"
-    leftover.mkdir()
-    assert repository.versions() == [1]
+    killed, in_work = tmp_path / "m" / ".unfinished-killed", tmp_path / "m" / ".unfinished-in-work"
+    for leftover in (killed, in_work):
+        leftover.mkdir()
+    torn = tmp_path / "m" / f".champion.{'0' * 32}"
+    torn.write_text("{")
+    for leftover in (killed, torn):
+        os.utime(leftover, (0, 0))
+    assert (repository.versions(), repository.unfinished()) == ([1], [torn.name, killed.name])
     repository.remove_unfinished()
-    assert not leftover.exists()
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"1", in_work.name}
+
+
+@pytest.mark.parametrize("spoilt", ["in the folder", "in the bucket"])
+def test_version_that_differs_from_its_manifest_is_found(
+    store: ObjectStore, repository: BucketRepository, url: str, tmp_path: Path, spoilt: str
+) -> None:
+    checked: Repository = repository
+    if spoilt == "in the folder":
+        checked = FolderRepository(tmp_path / "m")
+    checked.add_version(1, version_files(1))
+    checked.check_version(1)
+    checked.folder_of(1)  # an intact copy of a damaged version says nothing
+    if spoilt == "in the folder":
+        (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"grapH")
+    else:
+        store.overwrite(url, "m/1/model.onnx", b"grapH")
+    with pytest.raises(DamagedVersion, match=r"SHA-256 of model\.onnx"):
+        checked.check_version(1)
+    with pytest.raises(VersionMissing):
+        checked.check_version(2)
 
 
 def test_process_that_pauses_in_the_middle_of_a_swap_does_not_undo_that_of_another(
@@ -260,7 +286,7 @@ def test_version_whose_leftovers_are_removed_while_it_is_written_is_not_added_in
 
     def write() -> None:
         with adding_folder(tmp_path / "1") as unfinished:
-            remove_hidden(tmp_path)
+            remove_leftovers(tmp_path)
             (unfinished / "manifest.json").write_text("{}")
 
     with pytest.raises(FileNotFoundError):

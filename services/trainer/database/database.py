@@ -10,7 +10,7 @@ give up half-way. Readers never wait: the file is in WAL mode.
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,6 +173,16 @@ def next_positions(connection: Connection, counter: str, count: int = 1) -> rang
     return range(last - count + 1, last + 1)
 
 
+def raise_counters(connection: Connection, lowest: Mapping[str, int]) -> None:
+    """Let counters give away only positions above some. A counter that is missing is made; one that is higher stays."""
+    for name, value in lowest.items():
+        found = connection.scalar(select(counters.c.value).where(counters.c.name == name).with_for_update())
+        if found is None:
+            connection.execute(counters.insert().values(name=name, value=value))
+        elif found < value:
+            connection.execute(update(counters).where(counters.c.name == name).values(value=value))
+
+
 def lock_counters(connection: Connection, *names: str) -> None:
     """Keep other writers away from what some counters number until the transaction ends; they wait.
 
@@ -211,10 +221,11 @@ def _storage_errors() -> Iterator[None]:
     except SQLAlchemyError as error:
         problem = _first_line(error)
         _log.warning("the database refused", problem=problem)
-        raise StorageFailed(f"{_explain(problem)}, so nothing was stored; try again in a few seconds") from error
+        raise StorageFailed(f"{explain(problem)}, so nothing was stored; try again in a few seconds") from error
 
 
-def _explain(problem: str) -> str:
+def explain(problem: str) -> str:
+    """Return what a driver's message means, in words for an operator."""
     return next((sentence for words, sentence in _KNOWN_PROBLEMS.items() if words in problem), _OTHER_PROBLEM)
 
 

@@ -17,6 +17,7 @@ from services.trainer.storage import storage_errors
 # The newest migration in `migrations/versions`; a test compares the two. A migration that was released never changes.
 NEWEST = "0001"
 _LOCK_KEY = 7_305_101
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 _log = structlog.get_logger()
 
@@ -49,25 +50,33 @@ def read_revision(connection: Connection) -> str:
     return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""
 
 
-def _upgrade(connection: Connection, found: str) -> None:
-    # Imported here, because it takes a quarter of a second and nearly every start needs no migration.
-    from alembic import command
-    from alembic.config import Config
+def check_known(revision: str) -> None:
+    """Raise BrokenData when a database has a migration that this program does not know."""
+    if revision in {"", NEWEST}:
+        return
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
     try:
-        if found:
-            ScriptDirectory.from_config(config).get_revision(found)
-        command.upgrade(config, "head")
+        ScriptDirectory(str(_MIGRATIONS)).get_revision(revision)
     except CommandError as error:
         raise BrokenData(
-            f"the database has migration {found}, which is newer than this program, whose newest is {NEWEST}; "
+            f"the database has migration {revision}, which is newer than this program, whose newest is {NEWEST}; "
             "start the newer program, or restore a backup from before"
         ) from error
+
+
+def _upgrade(connection: Connection, found: str) -> None:
+    check_known(found)
+    # Imported here, because it takes a quarter of a second and nearly every start needs no migration.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
     except SQLAlchemyError:
         _log.exception("a migration failed; the database is as it was before")
         raise

@@ -7,15 +7,20 @@ does not move.
 A move is a row in the database, which takes a generation that nobody had before the first replica is asked to serve
 under it. The row is pending until the alias has moved; then one transaction marks it done and writes the history. What
 a crash leaves pending is either completed, when the alias has its generation, or taken back.
+
+A database that was restored from an older backup does not know the latest generations, which replicas may have
+followed. Then a pending move without a version skips many generations. Nobody finishes it, so the champion is confirmed
+under a higher generation, and every replica comes to it.
 """
 
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.language.names import ALIAS_FILE
@@ -28,6 +33,8 @@ from services.trainer.registry.history import History
 from services.trainer.storage import parse_message, repository_errors, to_json
 
 PENDING, DONE, TAKEN_BACK = "pending", "done", "taken_back"
+# More than are taken between a backup and its restoration.
+SKIPPED_GENERATIONS = 1000
 
 _log = structlog.get_logger()
 
@@ -52,7 +59,7 @@ class Move:
 
 @dataclass(frozen=True)
 class PendingMove:
-    """A move that has begun and has not ended."""
+    """A move that has begun and has not ended. `version` is 0 when it only skips generations."""
 
     version: int
     generation: int
@@ -199,6 +206,27 @@ class Alias:
         with self._database.write() as connection:
             self._take_back(connection, until)
 
+    def skip_generations(self) -> None:
+        """Begin a move far above every known generation. `Champion.recover` then confirms the champion above it."""
+        generation = self.next_generation() - 1 + SKIPPED_GENERATIONS
+        # Another trainer that does the same at this moment takes the same generation.
+        with contextlib.suppress(IntegrityError), self._database.write() as connection:
+            connection.execute(
+                alias_moves.insert().values(
+                    model=self._model,
+                    generation=generation,
+                    version=0,
+                    expected=0,
+                    action=pb.HISTORY_ACTION_REASSERTED,
+                    state=PENDING,
+                    at=func.now_micros(),
+                )
+            )
+
+    def is_known(self, alias: pb.ChampionAlias) -> bool:
+        """Say whether the database knows the move that led to an alias."""
+        return self._history.has_generation(alias.generation) or self._find_move(alias) is not None
+
     def repair(self) -> None:
         """Rewrite a damaged alias, and complete a move whose end is missing in the database."""
         found = self._look()
@@ -234,16 +262,22 @@ class Alias:
         """
         if self._history.has_generation(alias.generation):
             return
-        query = select(alias_moves).where(self._of_model(), alias_moves.c.generation == alias.generation)
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is not None and row.version == alias.version:
-            entry = _entry(alias, row.action, row.expected)
+        move = self._find_move(alias)
+        if move is not None:
+            entry = _entry(alias, move.action, move.expected)
         else:
             last = self._history.last_change()
             entry = _entry(alias, pb.HISTORY_ACTION_PROMOTED, last.to_version if last else 0)
+            self.skip_generations()
         _log.warning("a move of the alias was missing in the history", version=alias.version)
         self._record(entry)
+
+    def _find_move(self, alias: pb.ChampionAlias) -> "Row[Any] | None":
+        query = select(alias_moves).where(
+            self._of_model(), alias_moves.c.generation == alias.generation, alias_moves.c.version == alias.version
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).one_or_none()
 
     def _record(self, entry: pb.HistoryEntry) -> None:
         """Write the end of a move: its row and the history. Older moves that did not end have been overtaken by it."""

@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+from moodfood.registry.v1 import manifest_pb2 as pb
+
 from services.repository.opening import open_repository
-from services.trainer.database.database import Database
+from services.trainer.database.database import Database, raise_counters
+from services.trainer.database.tables import FEEDBACK
 from services.trainer.dataset.snapshot_retention import prune_snapshots
 from services.trainer.registry.alias import Alias
 from services.trainer.registry.experiment import ExperimentRecord
 from services.trainer.registry.history import History
 from services.trainer.registry.version_records import VersionRecords
 from services.trainer.registry.versions import Versions
+from services.trainer.storage import parse_message
+
+# A model has far fewer.
+MOST_VERSIONS = 10_000
 
 
 class ModelRegistry:
@@ -42,9 +49,10 @@ class ModelRegistry:
         self.repository = open_repository(models_url, models_dir, model)
         self.history = History(database, model, lambda version: list(self.versions.decision(version).rules))
         self.records = VersionRecords(database, model)
-        self.versions = Versions(self.repository, self.records, self.history.highest_version)
+        self.versions = Versions(self.repository, self.records, self._highest_used)
         self.alias = Alias(self.repository, database, model, self.history)
         self.experiment = ExperimentRecord(self.repository, database, model)
+        self._database = database
         self._keep_versions = keep_versions
 
     @property
@@ -83,8 +91,27 @@ class ModelRegistry:
         prune_snapshots(self.snapshots_folder, set(self.records.list_there().values()))
         return deleted
 
+    def learned_position(self) -> int:
+        """Return the highest position of feedback that a version has learned.
+
+        A database that was restored from an older backup gave fewer positions away. New feedback must come after
+        this one, or it would count as learned.
+        """
+        manifests = (record.manifest_json for record in self.versions.list_newest(MOST_VERSIONS))
+        read = (parse_message(content, pb.Manifest()) for content in manifests)
+        return max((manifest.snapshot.feedback_records for manifest in read if manifest is not None), default=0)
+
+    def _highest_used(self) -> int:
+        alias = self.alias.read()
+        return max(self.history.highest_version(), alias.version if alias else 0, alias.previous if alias else 0)
+
     def repair(self) -> None:
-        """Repair what a killed process left behind. Call it only while no run is in progress. Raises StorageFailed."""
+        """Repair what a killed process left behind, or what a database from an older backup does not know.
+
+        Call it only while no run is in progress. Raises StorageFailed.
+        """
         self.versions.repair()
+        with self._database.write() as connection:
+            raise_counters(connection, {FEEDBACK: self.learned_position()})
         self.alias.repair()
         self.experiment.publish()

@@ -7,6 +7,7 @@ made from the folder. Each file is either an ONNX graph or a message of moodfood
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
@@ -14,7 +15,7 @@ from moodfood.registry.v1 import manifest_pb2 as pb
 from services.language.names import MANIFEST_FILE
 from services.repository.errors import DamagedVersion, VersionExists, VersionMissing
 from services.repository.repository import Repository
-from services.trainer.errors import ModelVersionNotFound, StorageFailed, VersionRefused
+from services.trainer.errors import BrokenData, ModelVersionNotFound, StorageFailed, VersionRefused
 from services.trainer.registry.version_records import VersionRecord, VersionRecords
 from services.trainer.storage import repository_errors
 
@@ -26,10 +27,25 @@ REHEARSAL_FILE = "rehearsal.json"
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Differences:
+    """In what the rows and the folders of versions differ.
+
+    Attributes:
+        without_row: versions whose row is missing, or was made from another folder.
+        without_folder: versions that have a row and no folder.
+
+    """
+
+    without_row: list[int]
+    without_folder: list[int]
+
+
 class Versions:
     """Reads and writes the versions of one model. Every method raises StorageFailed and blocks.
 
-    `highest_used` returns the highest version in the history, so that no number is used again after a deletion.
+    `highest_used` returns the highest version that history and alias name, so that no number is used again after a
+    deletion.
     """
 
     def __init__(self, repository: Repository, records: VersionRecords, highest_used: Callable[[], int]) -> None:
@@ -158,13 +174,40 @@ class Versions:
         """Remove half-written versions, and make the rows agree with the folders. No run may be in progress."""
         with repository_errors():
             self._repository.remove_unfinished()
+        different = self.compare()
+        for version in different.without_row:
+            self._adopt(version)
+        self._records.mark_deleted(different.without_folder)
+
+    def compare(self) -> "Differences":
+        """Return in what rows and folders differ."""
         # The rows come first. So a version that is registered meanwhile, by a run that was taken for dead, is at most
         # adopted a second time and never noted as deleted.
         rows, folders = self._records.list_there(), self.numbers()
-        for version in folders:
-            if version not in rows:
-                self._adopt(version)
-        self._records.mark_deleted([version for version in rows if version not in folders])
+        return Differences(
+            [version for version in folders if version not in rows or not self._is_row_of(version)],
+            [version for version in rows if version not in folders],
+        )
+
+    def check_files(self, version: int) -> None:
+        """Read every file of a version. Raises ModelVersionNotFound, and BrokenData that says what is damaged."""
+        try:
+            with repository_errors():
+                self._repository.check_version(version)
+        except VersionMissing as error:
+            raise ModelVersionNotFound(version) from error
+        except DamagedVersion as error:
+            raise BrokenData(str(error)) from error
+
+    def unfinished(self) -> list[str]:
+        """Return the names of what `repair` removes: what writes that died have left in the repository."""
+        with repository_errors():
+            return self._repository.unfinished()
+
+    def _is_row_of(self, version: int) -> bool:
+        """Say whether the row of a version is made from its folder. Another one can have had the number before."""
+        row = self._records.get(version)
+        return row is not None and row.manifest_json == self._read_file(version, MANIFEST_FILE).decode(errors="replace")
 
     def _adopt(self, version: int) -> None:
         try:

@@ -32,7 +32,7 @@ from services.trainer.errors import (
     PromotionInProgress,
     StorageFailed,
 )
-from services.trainer.registry.alias import Move
+from services.trainer.registry.alias import Move, PendingMove
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 from services.trainer.rollout.replicas import (
@@ -178,9 +178,11 @@ class Champion:
             replicas = await ask_statuses(addresses)
             ahead = max([pending.generation if pending else 0, *(replica.generation for replica in replicas)])
             if ahead > alias.generation:
-                what = f"version {pending.version}" if pending else "another version"
-                _log.warning("found a promotion that was not finished", ahead=ahead, champion=alias.version)
-                return await self._reassert(alias, ahead, "trainer", f"a promotion of {what} was not finished")
+                reason = _explain(pending)
+                _log.warning(
+                    "the champion is confirmed under a higher generation", champion=alias.version, reason=reason
+                )
+                return await self._reassert(alias, ahead, "trainer", reason)
             # A change whose end was not known may have sent replicas back under the generation that the alias has now.
             behind = [replica.target for replica in replicas if replica.is_behind(alias.version, alias.generation)]
             await commit(behind, alias.version, alias.generation)
@@ -284,6 +286,13 @@ class Champion:
                 yield lost
             finally:
                 self.committing = False
+
+
+def _explain(pending: PendingMove | None) -> str:
+    if pending is not None and not pending.version:
+        return "the database was restored from a backup"
+    what = f"version {pending.version}" if pending else "another version"
+    return f"a promotion of {what} was not finished"
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:
