@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from services.cli import experiment, labels, migrate, offline, queries, runs, schedule, versions
+from services.cli import experiment, labels, migrate, offline, queries, runs, schedule, upkeep, versions
 from services.cli.arguments import repeated
 from services.cli.output import FAILED, note
 from services.cli.up.start import up as start_together
@@ -32,6 +32,9 @@ app.command()(runs.retrain)
 app.command()(versions.rollback)
 app.command()(offline.train)
 app.command()(offline.evaluate)
+app.command()(upkeep.backup)
+app.command()(upkeep.restore)
+app.command()(upkeep.doctor)
 app.command()(migrate.migrate)
 
 app.add_typer(runs.app, name="runs")

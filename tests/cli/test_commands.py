@@ -15,7 +15,7 @@ from services.cli.labels import REMOVED_WHERE
 from services.cli.runs import follow, start_run
 
 COMMANDS = (
-    "up", "status", "classify", "retrain", "rollback", "train", "evaluate", "migrate",
+    "up", "status", "classify", "retrain", "rollback", "train", "evaluate", "backup", "restore", "doctor", "migrate",
     "runs start", "runs list", "runs show", "runs cancel",
     "versions", "versions list", "versions rollback",
     "labels list", "labels resolve", "labels import", "labels export", "labels forget",

@@ -109,6 +109,12 @@ class Leases:
             ).one_or_none()
         return row is not None and row.expires_at > row.now and not _is_dead(row.holder)
 
+    def list_dead(self) -> list[str]:
+        """Return the leases whose holders died on this machine before they lapsed. Raises StorageFailed."""
+        query = select(leases.c.name, leases.c.holder).where(leases.c.expires_at > func.now_micros())
+        with self._database.read() as connection:
+            return [row.name for row in connection.execute(query.order_by(leases.c.name)) if _is_dead(row.holder)]
+
     @contextlib.asynccontextmanager
     async def hold(self, name: str, *, lost: asyncio.Event | None = None) -> AsyncIterator[Lease | None]:
         """Hold a lease and renew it for as long as the block lasts; None when somebody else holds it.

@@ -103,7 +103,7 @@ class Erasure:
         begin = await asyncio.to_thread(self._erasures.last)
         deleted = await asyncio.to_thread(delete)
         there = await self._ask_replicas(await asyncio.to_thread(lambda: list(self._erasures.erasures_after(begin))))
-        snapshots, embeddings = await asyncio.to_thread(self._clean_files)
+        snapshots, embeddings = await asyncio.to_thread(self.clean_files)
         return Erased(
             deleted.feedback,
             deleted.imports,
@@ -144,8 +144,11 @@ class Erasure:
                 total += deleted
         return total
 
-    def _clean_files(self) -> tuple[int, int]:
-        """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were."""
+    def clean_files(self) -> tuple[int, int]:
+        """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were.
+
+        It blocks. Raises StorageFailed.
+        """
         snapshots = embeddings = 0
         for texts in self._erasures.unfinished():
             snapshots += self._delete_snapshots(texts)

@@ -112,6 +112,11 @@ class Erasures:
             keys = read_erased_keys(connection, since)
         return {text for text in texts if text_key(text) in keys} if keys else set()
 
+    def count_unfinished(self) -> int:
+        """Return how many texts the files may still hold."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.count()).select_from(unfinished_erasures)) or 0
+
     def unfinished(self) -> Iterator[tuple[str, ...]]:
         """Yield the texts that the files may still hold, in parts. A part that was worked off is forgotten."""
         order = (unfinished_erasures.c.erasure, unfinished_erasures.c.number)

@@ -223,6 +223,10 @@ class Alias:
                 )
             )
 
+    def is_damaged(self) -> bool:
+        """Say whether the file of the alias cannot be read."""
+        return self._look().is_damaged
+
     def is_known(self, alias: pb.ChampionAlias) -> bool:
         """Say whether the database knows the move that led to an alias."""
         return self._history.has_generation(alias.generation) or self._find_move(alias) is not None

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.language.names import EXPERIMENT_FILE
 from services.repository.errors import Changed
-from services.repository.repository import Repository
+from services.repository.repository import Repository, Stored
 from services.trainer.database.database import Database
 from services.trainer.database.tables import experiments
 from services.trainer.errors import ExperimentInProgress, NoExperiment, StorageFailed
@@ -84,14 +84,16 @@ class ExperimentRecord:
             if not ended.rowcount:
                 raise NoExperiment
 
+    def is_published(self) -> bool:
+        """Say whether the file that the replicas follow agrees with the row."""
+        _, published, wanted = self._compare()
+        return wanted == published
+
     def publish(self) -> None:
         """Write the file that the replicas follow, if it differs from the row."""
         for _ in range(PUBLISH_ATTEMPTS):
             with repository_errors():
-                # The file is read before the row. If the row changes after that, so does the file, and the swap fails.
-                stored = self._repository.read(EXPERIMENT_FILE)
-                published = parse_message(stored.content, pb.Experiment()) if stored else None
-                wanted = self.read() or _ended(published)
+                stored, published, wanted = self._compare()
                 if wanted is None or wanted == published:
                     return
                 try:
@@ -100,6 +102,14 @@ class ExperimentRecord:
                     continue
                 return
         raise StorageFailed("other trainers keep changing the experiment; try again")
+
+    def _compare(self) -> tuple[Stored | None, pb.Experiment | None, pb.Experiment | None]:
+        """Return the file, the experiment in it, and the one that should be in it."""
+        with repository_errors():
+            # The file is read before the row. If the row changes after that, so does the file, and a swap fails.
+            stored = self._repository.read(EXPERIMENT_FILE)
+        published = parse_message(stored.content, pb.Experiment()) if stored else None
+        return stored, published, self.read() or _ended(published)
 
 
 def insert_experiment(connection: Connection, model: str, experiment: pb.Experiment) -> None:

@@ -1,5 +1,6 @@
 """Versions and the champion on the embedded database: what is visible, what is kept, what is mended."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_half_written_version_is_never_visible_and_is_removed_later(
             empty.versions.register(contents)
     leftover = empty.folder / f"{UNFINISHED_PREFIX}killed"
     leftover.mkdir()
+    os.utime(leftover, (0, 0))
     assert empty.versions.numbers() == [1] == [record.version for record in empty.versions.list_newest(10)]
     empty.repair()
     assert not leftover.exists()
