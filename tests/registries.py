@@ -1,11 +1,13 @@
 """Helpers around a model registry whose database is a file beside the models."""
 
+import hashlib
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from moodfood.registry.v1 import manifest_pb2
+from google.protobuf import json_format
+from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.database.database import DATABASE_FILE, Database, file_url
 from services.trainer.database.leases import Leases
@@ -44,17 +46,34 @@ def leases_of(registry: ModelRegistry) -> Leases:
     return Leases(database_beside(registry.folder.parent))
 
 
-def history_of(registry: ModelRegistry) -> list[manifest_pb2.HistoryEntry]:
+def history_of(registry: ModelRegistry) -> list[pb.HistoryEntry]:
     """Return the history, oldest entry first."""
     return list(registry.history.entries(1000).values())[::-1]
 
 
-def promote(registry: ModelRegistry, version: int, reason: str = "test") -> manifest_pb2.ChampionAlias:
+def version_files(version: int, learned: int = 0, snapshot: str = "") -> dict[str, bytes]:
+    """Return the files of a version that passed the gate, with a graph of a few bytes.
+
+    It learned the snapshot, with the feedback up to the position `learned`.
+    """
+    graph = f"graph {version}".encode()
+    listed = pb.FileChecksum(path="model.onnx", size_bytes=len(graph), sha256=hashlib.sha256(graph).hexdigest())
+    manifest = pb.Manifest(
+        model=MODEL, version=version, files=[listed], snapshot=pb.Snapshot(id=snapshot, feedback_records=learned)
+    )
+    reports = {"evaluation.json": pb.EvaluationReport(), "decision.json": pb.PromotionDecision(promoted=True)}
+    messages = {"manifest.json": manifest, **reports}
+    return {name: json_format.MessageToJson(message).encode() for name, message in messages.items()} | {
+        "model.onnx": graph
+    }
+
+
+def promote(registry: ModelRegistry, version: int, reason: str = "test") -> pb.ChampionAlias:
     """Make a version the champion without telling any replica."""
     return registry.alias.move(
         version,
         registry.alias.next_generation(),
-        manifest_pb2.HISTORY_ACTION_PROMOTED,
+        pb.HISTORY_ACTION_PROMOTED,
         "test",
         reason,
         expected=registry.alias.version(),

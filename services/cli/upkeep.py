@@ -1,7 +1,7 @@
 """`moodfood backup`, `restore` and `doctor`: upkeep of what the trainer stores. They need no running service."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.arguments import Json
-from services.cli.output import FAILED, fail, print_facts, print_json, print_table
+from services.cli.output import FAILED, fail, print_facts, print_json, print_line
 from services.trainer.database.database import Database
 from services.trainer.errors import TrainerError
 from services.trainer.settings import Settings
@@ -84,19 +84,24 @@ def doctor(
         )
         with closing(trainer.database):
             found = asyncio.run(diagnose(stores, mend=mend))
+    states = (("mended", found.mended), ("wrong", found.wrong), ("note", found.notes))
     rows = [
         {"check": problem.check, "state": state, "found": problem.sentence, "do": problem.advice}
-        for state, problems in (("mended", found.mended), ("WRONG", found.wrong), ("note", found.notes))
+        for state, problems in states
         for problem in problems
     ]
     if as_json:
-        print_json({"healthy": not found.wrong, "found": [row | {"state": row["state"].lower()} for row in rows]})
-    elif rows:
-        print_table(("check", "state", "found", "do"), [tuple(row.values()) for row in rows])
+        print_json({"healthy": not found.wrong, "found": rows})
     else:
-        print_facts(dict.fromkeys(found.checks, "ok"))
+        print_facts({check: _summarise(check, rows) for check in found.checks})
+        for row in rows:
+            print_line(f"{row['state']}: {row['found']}{'; ' if row['do'] else ''}{row['do']}")
     if found.wrong:
         raise typer.Exit(FAILED)
+
+
+def _summarise(check: str, rows: Sequence[dict[str, str]]) -> str:
+    return ", ".join(dict.fromkeys(row["state"] for row in rows if row["check"] == check)) or "ok"
 
 
 @contextmanager

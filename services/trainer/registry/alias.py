@@ -272,7 +272,8 @@ class Alias:
         else:
             last = self._history.last_change()
             entry = _entry(alias, pb.HISTORY_ACTION_PROMOTED, last.to_version if last else 0)
-            self.skip_generations()
+            if self.next_generation() == alias.generation + 1:
+                self.skip_generations()
         _log.warning("a move of the alias was missing in the history", version=alias.version)
         self._record(entry)
 
