@@ -6,11 +6,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.arguments import Json
+from services.cli.connection import answers
 from services.cli.output import FAILED, fail, print_facts, print_json, print_line
 from services.trainer.database.database import Database
 from services.trainer.errors import TrainerError
@@ -18,8 +17,6 @@ from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
 from services.transport.settings import load_settings
 
-# What a trainer of this machine answers within.
-ANSWER_SECONDS = 2.0
 UNKNOWN = "unknown, because the replaced database cannot be read; forget those people again"
 
 
@@ -49,7 +46,7 @@ def restore(
     from services.trainer.upkeep.restore import restore as put_back
 
     with _one_line_errors(), _database() as (settings, database):
-        if _answers(settings.trainer):
+        if answers(settings.trainer):
             fail(f"a trainer answers at {settings.trainer}; stop it, then try again")
         done = put_back(database, file)
     facts = {"restored": str(done.backup.file), "migration": done.backup.revision, **done.backup.rows}
@@ -118,16 +115,6 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except TrainerError as error:
         fail(str(error))
-
-
-def _answers(address: str) -> bool:
-    """Say whether something listens at an address."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS)
-        except grpc.RpcError as error:
-            return error.code() != grpc.StatusCode.UNAVAILABLE
-    return True
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

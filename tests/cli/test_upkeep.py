@@ -2,11 +2,10 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
 import structlog
 from typer.testing import CliRunner, Result
@@ -68,11 +67,9 @@ def test_nothing_is_restored_while_a_trainer_answers(
 ) -> None:
     file = str(tmp_path / "backup.db")
     assert call("backup", file).exit_code == 0
-    server = grpc.server(ThreadPoolExecutor(1))
-    monkeypatch.setenv("MOODFOOD_TRAINER_PORT", str(server.add_insecure_port("127.0.0.1:0")))
-    server.start()
-    refused = call("restore", file)
-    server.stop(None).wait()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MOODFOOD_TRAINER_PORT", str(server.getsockname()[1]))
+        refused = call("restore", file)
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert "a trainer answers at 127.0.0.1:" in refused.stderr
 

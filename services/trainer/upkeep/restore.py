@@ -3,7 +3,7 @@
 A backup is older than what goes on around it: the models, the replicas, and what people asked to be deleted. So the
 backup is first prepared in a file of its own, and then takes the place of the database in one transaction:
 
-- No lease of that time is held any more.
+- No lease of that time is held any more, and no experiment of that time is running.
 - A generation far above every known one is pending in each model. The next trainer confirms the champion under a higher
   one, and so every replica comes to it, whatever it has followed since the backup.
 - What the replaced database has given away is not given away again: version numbers and positions.
@@ -148,6 +148,10 @@ def _prepare(staged: Path, former: Path) -> int | None:
     with contextlib.closing(sqlite3.connect(staged, isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("UPDATE leases SET expires_at = 0")
+        connection.execute(
+            "UPDATE experiments SET running = 0, record = json_set(record, '$.running', json('false'), "
+            "'$.reason', 'the database was restored from a backup') WHERE running"
+        )
         connection.execute(
             """
             INSERT INTO alias_moves (model, generation, version, expected, action, state, at)

@@ -378,6 +378,19 @@ def test_lease_of_that_time_is_not_held_any_more(database: Database, tmp_path: P
     assert not leases.is_held(RUN)
 
 
+def test_experiment_of_that_time_is_not_running_any_more(database: Database, tmp_path: Path) -> None:
+    experiments = ModelRegistry(tmp_path, "m", 2, database).experiment
+    experiments.begin(pb.Experiment(experiment_id="e", running=True, challenger_version=2))
+    back_up(database, tmp_path / "backup.db")
+    restore_closed(database, tmp_path / "backup.db")
+    last = experiments.read()
+    assert last is not None
+    assert (last.running, last.reason) == (False, "the database was restored from a backup")
+    experiments.publish()
+    assert experiments.is_published()
+    experiments.begin(pb.Experiment(experiment_id="f", running=True, challenger_version=2))
+
+
 def register(registry: ModelRegistry, database: Database) -> int:
     learned = FeedbackStore(database).watermark()
     return registry.versions.register(lambda version: version_files(version, learned))
