@@ -5,8 +5,8 @@ what the trainer does when it starts; the others need a person. After mending, e
 gone then counts as mended.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select
@@ -29,13 +29,15 @@ from services.trainer.database.tables import (
     queries,
 )
 from services.trainer.dataset.snapshot import FORMER_SUFFIX, SUFFIX
-from services.trainer.errors import BrokenData, TrainerError
+from services.trainer.errors import BrokenData, StorageFailed, TrainerError
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.erasures import Erasures
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.store import RunStore
 
 REACH_IT = "see that it is reachable and can be written, then call this again"
+MEND = "call `moodfood doctor --mend`"
+DATABASE = "database"
 TRY_LATER = "wait for the end of the run or promotion that goes on, or stop the trainer, then call this again"
 NUMBERED = {FEEDBACK: feedback, QUERIES: queries, ERASURES: erasures, HISTORY: history}
 
@@ -51,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result: what was wrong and is mended, what still is wrong, and what is only worth knowing."""
+    """The result: what was checked, what was wrong and is mended, what still is wrong, what is only worth knowing."""
 
     checks: tuple[str, ...]
     mended: tuple[Problem, ...]
@@ -73,38 +75,43 @@ class Stores:
 
 async def diagnose(stores: Stores, *, mend: bool) -> Diagnosis:
     """Check everything and, if asked to, mend. It blocks the event loop."""
-    found, mending = _check(stores), list[Problem]()
-    if not mend or all(problem.advice for problem in found):
-        return _conclude(found, found)
+    before = _check(stores)
+    if not mend or all(problem.advice for problem in _flatten(before) if problem.check not in NOTES):
+        return _conclude(before, before, MEND)
     try:
         await _mend(stores)
     except TrainerError as error:
-        mending.append(Problem("mending", str(error), REACH_IT))
-    return _conclude(found, [*_check(stores), *mending], TRY_LATER)
+        return _conclude(before, {**_check(stores), "mending": [Problem("mending", str(error), REACH_IT)]}, TRY_LATER)
+    return _conclude(before, _check(stores), TRY_LATER)
 
 
-def _conclude(before: list[Problem], after: list[Problem], advice: str = "call `moodfood doctor --mend`") -> Diagnosis:
-    notes = [problem for problem in after if problem.check in NOTES]
-    wrong = [
-        Problem(problem.check, problem.sentence, problem.advice or advice) for problem in after if problem not in notes
-    ]
-    return Diagnosis((*CHECKS, *NOTES), tuple(problem for problem in before if problem not in after), tuple(wrong),
-                     tuple(notes))  # fmt: skip
+def _conclude(before: "_Checked", after: "_Checked", advice: str) -> Diagnosis:
+    """Compare two rounds of checks. The advice is for what was left to `mend` and is still there."""
+    mended = [problem for problem in _flatten(before) if problem not in _flatten(after)]
+    wrong = [problem for problem in _flatten(after) if problem.check not in NOTES]
+    advised = [replace(problem, advice=problem.advice or advice) for problem in wrong]
+    notes = [problem for problem in _flatten(after) if problem.check in NOTES]
+    return Diagnosis(tuple(after), tuple(mended), tuple(advised), tuple(notes))
 
 
-def _check(stores: Stores) -> list[Problem]:
-    found: list[Problem] = []
+# The checks that were made, each with what it found.
+_Checked = Mapping[str, Sequence[Problem]]
+
+
+def _check(stores: Stores) -> _Checked:
+    checked: dict[str, Sequence[Problem]] = {}
     for name, check in {**CHECKS, **NOTES}.items():
         try:
-            problems = [Problem(name, sentence, advice) for sentence, advice in check(stores).items()]
-        except BrokenData as error:
-            problems = [Problem(name, str(error), "see the page on operations about backups")]
+            checked[name] = [Problem(name, sentence, advice) for sentence, advice in check(stores).items()]
         except TrainerError as error:
-            problems = [Problem(name, str(error), REACH_IT)]
-        found.extend(problems)
-        if problems and name == "database":
+            checked[name] = [Problem(name, str(error), REACH_IT)]
+        if checked[name] and name == DATABASE:
             break  # the other checks would only say the same
-    return found
+    return checked
+
+
+def _flatten(checked: _Checked) -> list[Problem]:
+    return [problem for problems in checked.values() for problem in problems]
 
 
 async def _mend(stores: Stores) -> None:
@@ -135,15 +142,20 @@ def _check_database(stores: Stores) -> _Found:
             f"there is no database {file}": "check MOODFOOD_DATA_DIR; put one there with `moodfood restore`, or start "
             "the trainer, which makes an empty one"
         }
-    with stores.database.read() as connection:
-        revision = read_revision(connection)
+    try:
+        with stores.database.read() as connection:
+            revision = read_revision(connection)
+            damage = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() if file is not None else "ok"
         check_known(revision)
-        if revision != NEWEST:
-            return {f"the database has migration {revision or 'none'}, and this program needs {NEWEST}": ""}
-        if file is not None:
-            damage = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
-            if damage != "ok":
-                return {f"{file} is damaged ({damage})": "restore a backup with `moodfood restore`"}
+    except BrokenData as error:
+        return {str(error): "nothing of it was changed"}
+    except StorageFailed as error:
+        problem = str(error).partition(", so nothing was stored")[0]
+        return {problem: "stop the trainer first" if "damaged" in problem else REACH_IT}
+    if damage != "ok":
+        return {f"{file} is damaged ({damage})": "stop the trainer, and restore a backup with `moodfood restore`"}
+    if revision != NEWEST:
+        return {f"the database has migration {revision or 'none'}, and this program needs {NEWEST}": ""}
     return {}
 
 
@@ -242,7 +254,7 @@ def _check_snapshots(stores: Stores) -> _Found:
 
 
 CHECKS: Mapping[str, Callable[[Stores], _Found]] = {
-    "database": _check_database,
+    DATABASE: _check_database,
     "counters": _check_counters,
     "alias": _check_alias,
     "versions": _check_versions,
