@@ -17,7 +17,7 @@ from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
 from services.transport.settings import load_settings
 
-UNKNOWN = "unknown, because the replaced database cannot be read; forget those people again"
+UNKNOWN = "unknown, because no replaced database can be read; forget those people again"
 
 
 def backup(
@@ -51,8 +51,8 @@ def restore(
         done = put_back(database, file)
     facts = {"restored": str(done.backup.file), "migration": done.backup.revision, **done.backup.rows}
     if done.kept is not None:
-        erased: object = done.erasures if done.erasures is not None or as_json else UNKNOWN
-        facts |= {"replaced database": str(done.kept), "erasures made again": erased}
+        facts["replaced database"] = str(done.kept)
+    facts["erasures made again"] = UNKNOWN if done.erasures is None and not as_json else done.erasures
     _show(facts, as_json)
 
 
