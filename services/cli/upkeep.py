@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +67,7 @@ def doctor(
     from services.trainer.__main__ import Trainer
     from services.trainer.database.leases import Leases
     from services.trainer.upkeep.doctor import Stores, diagnose
+    from services.trainer.upkeep.old_files import Folders, has_old_files
 
     configure_logs("CRITICAL")
     settings = load_settings(Settings)
@@ -78,6 +80,7 @@ def doctor(
             trainer.runs,
             trainer.erasure,
             trainer.runner.recover,
+            partial(has_old_files, Folders(settings.data_dir, settings.models_dir)),
         )
         with closing(trainer.database):
             found = asyncio.run(diagnose(stores, mend=mend))

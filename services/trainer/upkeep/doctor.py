@@ -63,7 +63,11 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Stores:
-    """What is checked. `recover` mends the registry and ends abandoned runs, as the trainer does when it starts."""
+    """What is checked.
+
+    `recover` mends the registry and ends abandoned runs, as the trainer does when it starts. `has_old_files` says
+    whether there are files of an earlier release.
+    """
 
     database: Database
     registry: ModelRegistry
@@ -71,6 +75,7 @@ class Stores:
     runs: RunStore
     erasure: Erasure
     recover: Callable[[], Awaitable[None]]
+    has_old_files: Callable[[], bool]
 
 
 async def diagnose(stores: Stores, *, mend: bool) -> Diagnosis:
@@ -243,6 +248,12 @@ def _check_leftovers(stores: Stores) -> _Found:
     return {f"a write that died has left {name}": "" for name in dict.fromkeys(names)}
 
 
+def _check_old_files(stores: Stores) -> _Found:
+    if not stores.has_old_files():
+        return {}
+    return {"files of an earlier release are not in the database": "stop all services, and run `moodfood migrate`"}
+
+
 def _check_snapshots(stores: Stores) -> _Found:
     """Say which versions cannot be repeated. An erasure deletes snapshots, so a missing one is not wrong."""
     folder, there = stores.registry.snapshots_folder, stores.registry.records.list_there()
@@ -263,6 +274,7 @@ CHECKS: Mapping[str, Callable[[Stores], _Found]] = {
     "leases": _check_leases,
     "erasures": _check_erasures,
     "leftovers": _check_leftovers,
+    "old files": _check_old_files,
 }
 # What these find is worth knowing and not wrong.
 NOTES: Mapping[str, Callable[[Stores], _Found]] = {"snapshots": _check_snapshots}

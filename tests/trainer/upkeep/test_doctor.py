@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from services.trainer.runs.record import begin_run
 from services.trainer.runs.recovery import Recovery
 from services.trainer.runs.store import RunStore
 from services.trainer.upkeep.doctor import TRY_LATER, Problem, Stores, diagnose
+from services.trainer.upkeep.old_files import Folders
+from services.trainer.upkeep.old_files import has_old_files as has_files
 from tests.registries import MODEL, promote, version_files
 from tests.trainer.runs.runners import passes
 
@@ -35,7 +38,8 @@ def make_stores(database: Database, folder: Path) -> Stores:
     registry, leases, runs = ModelRegistry(folder, MODEL, 10, database), Leases(database), RunStore(database)
     events = EventLog(folder / "queries.jsonl", folder / "retrain.log")
     recovery = Recovery(runs, leases, registry, Champion(registry, leases, (), passes), events)
-    return Stores(database, registry, leases, runs, Erasure(database, lambda _texts: 0), recovery.recover)
+    erasure, has_old_files = Erasure(database, lambda _texts: 0), partial(has_files, Folders(folder, folder))
+    return Stores(database, registry, leases, runs, erasure, recovery.recover, has_old_files)
 
 
 def fill(stores: Stores) -> Stores:
@@ -181,6 +185,10 @@ def lose_champion(stores: Stores) -> None:
     stores.registry.repair()
 
 
+def leave_old_file(stores: Stores) -> None:
+    (stores.registry.folder / "history.jsonl").write_text('{"action": "HISTORY_ACTION_PROMOTED"}\n')
+
+
 def lose_alias(stores: Stores) -> None:
     (stores.registry.folder / "champion").unlink()
 
@@ -195,6 +203,7 @@ def be_newer(stores: Stores) -> None:
         (damage_version, "versions: version 1 is damaged in the repository", "copy its folder back"),
         (lose_champion, "alias: the champion is version 1, which the registry does not have", "copy its folder back"),
         (lose_alias, "alias: no version is the champion, and version 1 was", "deploy version 1"),
+        (leave_old_file, "old files: files of an earlier release", "run `moodfood migrate`"),
         (be_newer, "database: the database has migration 9999, which is newer", "start the newer program"),
     ],
 )
