@@ -27,15 +27,17 @@ from services.trainer.runs.store import RunStore
 from services.trainer.upkeep.doctor import TRY_LATER, Problem, Stores, diagnose
 from services.trainer.upkeep.old_files import Folders
 from services.trainer.upkeep.old_files import has_old_files as has_files
+from tests.object_store import ObjectStore
 from tests.registries import MODEL, promote, version_files
 from tests.trainer.runs.runners import passes
 
 pytestmark = pytest.mark.anyio
 
 
-def make_stores(database: Database, folder: Path) -> Stores:
+def make_stores(database: Database, folder: Path, models_url: str = "") -> Stores:
     """Return the stores of one trainer without replicas."""
-    registry, leases, runs = ModelRegistry(folder, MODEL, 10, database), Leases(database), RunStore(database)
+    registry = ModelRegistry(folder, MODEL, 10, database, models_url)
+    leases, runs = Leases(database), RunStore(database)
     events = EventLog(folder / "queries.jsonl", folder / "retrain.log")
     recovery = Recovery(runs, leases, registry, Champion(registry, leases, (), passes), events)
     erasure, has_old_files = Erasure(database, lambda _texts: 0), partial(has_files, Folders(folder, folder))
@@ -226,6 +228,19 @@ async def test_several_problems_are_mended_at_once_on_either_database(database: 
         spoil(stores)
     mended = await diagnose(stores, mend=True)
     assert (len(mended.mended), mended.wrong) == (len(spoilt), ())
+
+
+async def test_object_that_is_damaged_in_a_bucket_is_found_beside_an_intact_copy(
+    sqlite_url: str, store: ObjectStore, tmp_path: Path
+) -> None:
+    url, database = store.make_bucket(), Database(sqlite_url)
+    stores = fill(make_stores(database, tmp_path, url))
+    stores.registry.repository.folder_of(1)
+    assert (await diagnose(stores, mend=False)).wrong == ()
+    store.overwrite(url, f"{MODEL}/1/model.onnx", b"graph I")
+    (wrong,) = (await diagnose(stores, mend=True)).wrong
+    assert "SHA-256 of model.onnx differs" in wrong.sentence
+    database.close()
 
 
 async def test_deleted_snapshot_is_only_worth_knowing(stores: Stores) -> None:
