@@ -92,8 +92,8 @@ async def diagnose(stores: Stores, *, mend: bool) -> Diagnosis:
 
 def _conclude(before: "_Checked", after: "_Checked", advice: str) -> Diagnosis:
     """Compare two rounds of checks. The advice is for what was left to `mend` and is still there."""
-    mended = [problem for problem in _flatten(before) if problem not in _flatten(after)]
     wrong = [problem for problem in _flatten(after) if problem.check not in NOTES]
+    mended = [problem for problem in _flatten(before) if problem.check not in NOTES and problem not in wrong]
     advised = [replace(problem, advice=problem.advice or advice) for problem in wrong]
     notes = [problem for problem in _flatten(after) if problem.check in NOTES]
     return Diagnosis(tuple(after), tuple(mended), tuple(advised), tuple(notes))

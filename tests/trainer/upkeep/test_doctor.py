@@ -247,6 +247,9 @@ async def test_deleted_snapshot_is_only_worth_knowing(stores: Stores) -> None:
     shutil.rmtree(stores.registry.snapshots_folder)
     seen = await diagnose(stores, mend=False)
     assert (len(seen.notes), seen.wrong) == (2, ())
+    lose_folder(stores)  # of version 2, whose snapshot is not missed any more then
+    mended = await diagnose(stores, mend=True)
+    assert (len(mended.notes), [problem.check for problem in mended.mended]) == (1, ["versions"])
 
 
 async def test_run_that_goes_on_is_not_disturbed(stores: Stores) -> None:
