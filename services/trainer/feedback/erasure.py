@@ -97,7 +97,7 @@ class Erasure:
 
     async def finish(self) -> None:
         """Delete the files that earlier calls have left, of this trainer or of another one. Raises StorageFailed."""
-        await asyncio.to_thread(self._clean_files)
+        await asyncio.to_thread(self.clean_files)
 
     async def _forget(self, delete: Callable[[], Deleted]) -> Erased:
         begin = await asyncio.to_thread(self._erasures.last)

@@ -50,18 +50,18 @@ _CARRY_OVER = (
 _ERASE_AGAIN = (
     """
     CREATE TEMP TABLE erased_texts AS
-    SELECT DISTINCT word.value AS text_key, erased.at AS at
+    SELECT DISTINCT word.value AS text_key, erased.queries_until AS until
     FROM former.erasures AS erased, json_each(erased.text_keys) AS word WHERE erased.position > :since
     """,
     "CREATE INDEX temp.ix_erased_texts ON erased_texts (text_key)",
     "CREATE TEMP TABLE erased_ids AS SELECT query_id FROM former.erased_queries WHERE erasure > :since",
     """
     DELETE FROM feedback WHERE EXISTS
-        (SELECT 1 FROM erased_texts AS gone WHERE gone.text_key = feedback.text_key AND feedback.at <= gone.at)
+        (SELECT 1 FROM erased_texts AS gone WHERE gone.text_key = feedback.text_key AND feedback.at <= gone.until)
     """,
     """
     DELETE FROM queries WHERE query_id IN (SELECT query_id FROM erased_ids) OR EXISTS
-        (SELECT 1 FROM erased_texts AS gone WHERE gone.text_key = queries.text_key AND queries.at <= gone.at)
+        (SELECT 1 FROM erased_texts AS gone WHERE gone.text_key = queries.text_key AND queries.at <= gone.until)
     """,
     """
     DELETE FROM review_items WHERE query_id IN (SELECT query_id FROM erased_ids)
@@ -71,15 +71,15 @@ _ERASE_AGAIN = (
     """
     DELETE FROM feedback WHERE at < (SELECT max(before) FROM former.erasures WHERE position > :since AND before > 0)
     """,
-    "DELETE FROM queries WHERE at > 0 AND at < (SELECT max(before) FROM former.erasures WHERE position > :since)",
+    "DELETE FROM queries WHERE at < (SELECT max(before) FROM former.erasures WHERE position > :since)",
     "DELETE FROM review_items WHERE at < (SELECT max(before) FROM former.erasures WHERE position > :since)",
     """
     DELETE FROM erasures WHERE before > 0 AND EXISTS
         (SELECT 1 FROM former.erasures WHERE position > :since AND before > 0)
     """,
     """
-    INSERT INTO erasures (position, at, before, text_keys)
-    SELECT position, at, before, text_keys FROM former.erasures WHERE position > :since
+    INSERT INTO erasures (position, queries_until, before, text_keys)
+    SELECT position, queries_until, before, text_keys FROM former.erasures WHERE position > :since
     """,
     """
     INSERT OR IGNORE INTO erased_queries (query_id, erasure)
