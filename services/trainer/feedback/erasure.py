@@ -97,13 +97,13 @@ class Erasure:
 
     async def finish(self) -> None:
         """Delete the files that earlier calls have left, of this trainer or of another one. Raises StorageFailed."""
-        await asyncio.to_thread(self.clean_files)
+        await asyncio.to_thread(self._clean_files)
 
     async def _forget(self, delete: Callable[[], Deleted]) -> Erased:
         begin = await asyncio.to_thread(self._erasures.last)
         deleted = await asyncio.to_thread(delete)
         there = await self._ask_replicas(await asyncio.to_thread(lambda: list(self._erasures.erasures_after(begin))))
-        snapshots, embeddings = await asyncio.to_thread(self.clean_files)
+        snapshots, embeddings = await asyncio.to_thread(self._clean_files)
         return Erased(
             deleted.feedback,
             deleted.imports,
@@ -144,11 +144,8 @@ class Erasure:
                 total += deleted
         return total
 
-    def clean_files(self) -> tuple[int, int]:
-        """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were.
-
-        It blocks. Raises StorageFailed.
-        """
+    def _clean_files(self) -> tuple[int, int]:
+        """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were."""
         snapshots = embeddings = 0
         for texts in self._erasures.unfinished():
             snapshots += self._delete_snapshots(texts)

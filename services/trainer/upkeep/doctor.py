@@ -131,7 +131,7 @@ async def _mend(stores: Stores) -> None:
     if alias is not None and alias.generation < stores.registry.history.highest_generation():
         stores.registry.alias.skip_generations()
     await stores.recover()
-    stores.erasure.clean_files()
+    await stores.erasure.finish()
     for folder in _folders(stores):
         remove_leftovers(folder, LEFTOVER_AFTER.total_seconds())
 
