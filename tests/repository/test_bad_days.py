@@ -286,7 +286,7 @@ def test_version_whose_leftovers_are_removed_while_it_is_written_is_not_added_in
 
     def write() -> None:
         with adding_folder(tmp_path / "1") as unfinished:
-            remove_leftovers(tmp_path)
+            remove_leftovers(tmp_path, 0)
             (unfinished / "manifest.json").write_text("{}")
 
     with pytest.raises(FileNotFoundError):
