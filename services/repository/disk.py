@@ -25,12 +25,6 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sync_file(path: Path) -> None:
-    """Wait until a file is on disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a new file and wait until it is on disk."""
     with path.open("wb") as file:
