@@ -1,15 +1,17 @@
 """A repository in a bucket of an object store, with copies of fetched versions in a local folder.
 
 A version is complete, and visible, when its manifest is there: it is written last and deleted first. What is fetched
-is checked against the manifest, and the local copy becomes visible at once, by a rename.
+is checked against the manifest, and the local copy becomes visible at once, by a rename. Of the files beside the
+versions there are no local copies: such a file can hold what people said, and must be gone when it is deleted here.
 """
 
 import contextlib
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from services.language.names import MANIFEST_FILE
 from services.repository.disk import (
@@ -17,7 +19,6 @@ from services.repository.disk import (
     remove_folder,
     remove_leftovers,
     replace_file,
-    replacing,
     write_synced,
 )
 from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
@@ -116,27 +117,37 @@ class BucketRepository:
     def swap(self, name: str, content: bytes, tag: str | None) -> str:
         return self._objects.put(check_name(name), content, tag)
 
-    def put_file(self, name: str, path: Path) -> None:
-        self._objects.send(check_name(name), path)
+    def put_file(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        check_name(name)
+        with self._nameless_file() as file:
+            with folder_errors(f"write {name}"):
+                write(file)
+                file.seek(0)
+            self._objects.send(name, file)
 
-    def fetch_file(self, name: str) -> Path | None:
-        copy = self._copies.fetch_file(name)
-        if copy is not None:
-            return copy
-        path = self._cache / name
+    def open_file(self, name: str) -> BinaryIO | None:
+        check_name(name)
+        file = self._nameless_file()
         try:
-            with folder_errors(f"keep {name}"), replacing(path) as temporary:
-                self._objects.fetch(name, temporary)
-        except ObjectMissing:
-            return None
-        return path
+            with folder_errors(f"read {name}"):
+                self._objects.fetch_into(name, file)
+                file.seek(0)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, ObjectMissing):
+                return None
+            raise
+        return file
 
     def list_files(self, folder: str) -> list[str]:
-        return sorted(listed.name for listed in self._objects.list(check_name(folder)))
+        listed = self._objects.list(check_name(folder))
+        return [each.name for each in sorted(listed, key=lambda each: each.written_at, reverse=True)]
+
+    def delete_half_written(self, folder: str, older_than_seconds: float = 0.0) -> None:
+        """There is nothing to do: an object is written whole, by one request, or not at all."""
 
     def delete_file(self, name: str) -> None:
         self._objects.delete([check_name(name)])
-        self._copies.delete_file(name)
 
     def copies(self) -> list[int]:
         return self._copies.versions()
@@ -145,6 +156,12 @@ class BucketRepository:
         with self._fetching:
             self._intact.discard(version)
             self._copies.delete_version(version)
+
+    def _nameless_file(self) -> BinaryIO:
+        """Return a local file that is gone as soon as it is closed or its process has died."""
+        with folder_errors("make a temporary file"):
+            self._cache.mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryFile(dir=self._cache)
 
     def _keep(self, path: Path, stored: Stored | None) -> None:
         # What cannot be kept is only missed if this process ends and the bucket is away.

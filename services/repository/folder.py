@@ -4,11 +4,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from services.language.names import MANIFEST_FILE
 from services.repository.disk import (
@@ -18,7 +18,6 @@ from services.repository.disk import (
     remove_leftovers,
     replace_file,
     replacing,
-    sync_file,
     write_synced,
 )
 from services.repository.errors import Changed, DamagedVersion, RepositoryUnavailable, VersionExists, VersionMissing
@@ -99,23 +98,32 @@ class FolderRepository:
             replace_file(self._path(name), content)
         return _tag_of(content)
 
-    def put_file(self, name: str, path: Path) -> None:
-        target = self._path(name)
-        with folder_errors(f"write {name}"):
-            if target.exists() and target.samefile(path):
-                return
-            with replacing(target) as temporary:
-                shutil.copyfile(path, temporary)
-                sync_file(temporary)
+    def put_file(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        path = self._path(name)
+        with folder_errors(f"write {name}"), replacing(path) as temporary, temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def fetch_file(self, name: str) -> Path | None:
-        with folder_errors(f"read {name}"):
-            return self._path(name) if self._path(name).is_file() else None
+    def open_file(self, name: str) -> BinaryIO | None:
+        path = self._path(name)
+        with folder_errors(f"read {name}"), contextlib.suppress(FileNotFoundError):
+            return path.open("rb")
+        return None
 
     def list_files(self, folder: str) -> list[str]:
         with folder_errors(f"list {folder}"):
-            paths = [path for path in self._path(folder).glob("**/*") if path.is_file()]
-        return sorted(path.relative_to(self._folder).as_posix() for path in paths if not path.name.startswith("."))
+            paths = self._path(folder).glob("**/[!.]*")
+            written_at = {path: _written_at(path) for path in paths if path.is_file()}
+        newest_first = sorted(written_at, key=lambda path: written_at[path], reverse=True)
+        return [path.relative_to(self._folder).as_posix() for path in newest_first]
+
+    def delete_half_written(self, folder: str, older_than_seconds: float = 0.0) -> None:
+        before = time.time() - older_than_seconds
+        with folder_errors(f"delete half-written files in {folder}"):
+            for path in self._path(folder).glob(".*"):
+                if _written_at(path) <= before:
+                    path.unlink(missing_ok=True)
 
     def delete_file(self, name: str) -> None:
         with folder_errors(f"delete {name}"):
@@ -168,6 +176,14 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _written_at(path: Path) -> float:
+    """Return the time of the last change in seconds since 1970; 0 for a file that was deleted meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _tag_of(content: bytes) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
 from obstore.exceptions import UnauthenticatedError as NotAuthenticatedError
@@ -101,25 +101,30 @@ class Objects:
             raise Changed(name) from error
 
     def fetch(self, name: str, path: Path) -> Fetched:
-        """Fetch an object into a file, and wait until it is on disk. Raises ObjectMissing."""
+        """Fetch an object into a new file, and wait until it is on disk. Raises ObjectMissing."""
+        with store_errors(f"fetch {name}"), path.open("wb") as file:
+            fetched = self.fetch_into(name, file)
+            os.fsync(file.fileno())
+        return fetched
+
+    def fetch_into(self, name: str, file: BinaryIO) -> Fetched:
+        """Fetch an object into an empty file. Raises ObjectMissing."""
         digest, size = hashlib.sha256(), 0
         try:
             with store_errors(f"fetch {name}"):
-                chunks = self._large.get(self._key(name)).stream()
-                with path.open("wb") as file:
-                    for chunk in chunks:
-                        digest.update(chunk)
-                        size += file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
+                for chunk in self._large.get(self._key(name)).stream():
+                    digest.update(chunk)
+                    size += file.write(chunk)
+                file.flush()
         except FileNotFoundError as error:
             raise ObjectMissing from error
         return Fetched(size, digest.hexdigest())
 
-    def send(self, name: str, path: Path) -> None:
+    def send(self, name: str, file: BinaryIO) -> None:
         """Write an object from a file, whatever was there."""
         with store_errors(f"write {name}"):
-            self._large.put(self._key(name), path)
+            # An upload in parts that dies would leave parts in the bucket that nobody sees.
+            self._large.put(self._key(name), file, use_multipart=False)
 
     def list(self, folder: str = "") -> list[Listed]:
         """Return the objects in a folder and in the folders inside it; all objects without a folder."""

@@ -7,11 +7,11 @@ The layout is the same in a folder and in a bucket. Names are relative to the mo
     snapshots/<id>.parquet    large files whose name stands for their content, so that they never change
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 # Younger leftovers may belong to a write that is still going on.
 LEFTOVER_AFTER = timedelta(hours=1)
@@ -84,14 +84,17 @@ class Repository(Protocol):
 
         """
 
-    def put_file(self, name: str, path: Path) -> None:
-        """Store a local file under a name that stands for its content."""
+    def put_file(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Store what `write` writes into an empty file. Readers see all of it or what was there before."""
 
-    def fetch_file(self, name: str) -> Path | None:
-        """Return a local path of a stored file; None if there is none."""
+    def open_file(self, name: str) -> BinaryIO | None:
+        """Open a stored file for reading; None if there is none. A bucket leaves no copy of it on this machine."""
 
     def list_files(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, in order."""
+        """Return the names of the files in a folder; the file that was written last comes first."""
+
+    def delete_half_written(self, folder: str, older_than_seconds: float = 0.0) -> None:
+        """Delete what is half-written in a folder. Who is still writing it fails."""
 
     def delete_file(self, name: str) -> None:
         """Delete a file. No error if there is none."""

@@ -26,15 +26,15 @@ from services.trainer.database.leases import Leases
 from services.trainer.database.migrate import migrate
 from services.trainer.dataset.snapshot_retention import delete_snapshots_with
 from services.trainer.dataset.taxonomy import KnownLabels
-from services.trainer.dataset.vectors import forget_vectors
 from services.trainer.errors import BrokenData, StorageFailed, TrainerError
+from services.trainer.feedback.embedding_erasure import EmbeddingErasure
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.erasures import Erasures
 from services.trainer.feedback.intake import Intake
 from services.trainer.feedback.query_store import QueryStore
 from services.trainer.feedback.review_queue import ReviewQueue
 from services.trainer.feedback.store import FeedbackStore
-from services.trainer.graphs.version import read_learned_words
+from services.trainer.graphs.version import LearnedWords
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout.champion import Champion
 from services.trainer.rollout.experiment import Experiments
@@ -148,7 +148,7 @@ class Trainer:
         leases = Leases(self.database)
         self.runs = RunStore(self.database)
         feedback = FeedbackStore(self.database)
-        known_words = partial(read_learned_words, self.registry)
+        known_words = LearnedWords(self.registry).read
         self.queries = QueryStore(self.database, known_words, settings.keep_queries)
         rehearse_here = partial(rehearse, make_rehearsal(settings))
         self.champion = champion = Champion(self.registry, leases, settings.targets, rehearse_here)
@@ -165,8 +165,8 @@ class Trainer:
         intake = Intake(feedback, self.queries, queue, KnownLabels(partial(find_label_files, settings)).now)
         self.erasure = Erasure(
             self.database,
-            partial(delete_snapshots_with, self.registry.snapshots_folder),
-            partial(forget_vectors, self.registry.embeddings_folder),
+            partial(delete_snapshots_with, self.registry.repository),
+            EmbeddingErasure(Erasures(self.database), self.registry.embeddings_folder).catch_up,
             partial(erase_on_replicas, settings.targets),
         )
         self.collector = QueryCollector(settings.targets, self.queries, Erasures(self.database))
@@ -239,6 +239,7 @@ async def serve(settings: Settings) -> None:
     background = asyncio.gather(
         log_end(trainer.train_first_model()),
         log_end(erase_again_and_again(trainer.erasure, settings.retention_days)),
+        log_end(trainer.erasure.follow()),
         log_end(trainer.collector.run()),
         log_end(trainer.experiments.watch()),
         log_end(trainer.champion.watch()),

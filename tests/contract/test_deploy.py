@@ -1,5 +1,6 @@
 """What lies in deploy/ can be deployed: it renders, fits the schemas, is hardened, carries no more than it needs."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 SERVICES = ("gateway", "inference", "trainer")
+WORKLOADS = {"Deployment", "StatefulSet"}
 KUBERNETES_VERSION = "1.32"
 
 
@@ -32,7 +34,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    deployments = [manifest["spec"]["template"]["spec"] for manifest in manifests if manifest["kind"] == "Deployment"]
+    deployments = [manifest["spec"]["template"]["spec"] for manifest in manifests if manifest["kind"] in WORKLOADS]
     jobs = [
         manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         for manifest in manifests
@@ -55,12 +57,13 @@ def test_schemas_refuse_a_manifest_with_a_misspelt_field() -> None:
 def test_everything_that_is_needed_is_there(manifests: list[dict[str, Any]]) -> None:
     found = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
     assert {
-        *(("Deployment", name) for name in SERVICES),
+        ("Deployment", "gateway"),
+        ("Deployment", "inference"),
+        ("StatefulSet", "trainer"),
         *(("Service", name) for name in SERVICES),
         ("CronJob", "retrain"),
         ("PodDisruptionBudget", "inference"),
         ("PodDisruptionBudget", "gateway"),
-        ("PersistentVolumeClaim", "trainer"),
     } <= found.keys()
     assert found["Service", "inference"]["spec"]["clusterIP"] == "None"
 
@@ -80,53 +83,65 @@ def test_services_are_probed_by_their_own_protocol(manifests: list[dict[str, Any
     probes = {
         manifest["metadata"]["name"]: manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
         for manifest in manifests
-        if manifest["kind"] == "Deployment"
+        if manifest["kind"] in WORKLOADS
     }
     assert {"grpc": {"port": 50051}}.items() <= probes["inference"].items()
     assert {"grpc": {"port": 50052}}.items() <= probes["trainer"].items()
 
 
-def deployment(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return the pod of a deployment."""
-    (found,) = (each for each in manifests if (each["kind"], each["metadata"]["name"]) == ("Deployment", name))
-    pod: dict[str, Any] = found["spec"]["template"]["spec"]
+def workload(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return what describes the pods of a service."""
+    (found,) = (each for each in manifests if each["kind"] in WORKLOADS and each["metadata"]["name"] == name)
+    spec: dict[str, Any] = found["spec"]
+    return spec
+
+
+def pod_of(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the pod of a service."""
+    pod: dict[str, Any] = workload(manifests, name)["template"]["spec"]
     return pod
 
 
 def test_gateway_takes_a_rollback_also_when_inference_does_not_serve(manifests: list[dict[str, Any]]) -> None:
-    (gateway,) = deployment(manifests, "gateway")["containers"]
+    (gateway,) = pod_of(manifests, "gateway")["containers"]
     assert gateway["readinessProbe"]["httpGet"]["path"] == "/livez"
 
 
-def test_fleet_shares_no_volume_and_only_the_trainer_has_one(manifests: list[dict[str, Any]]) -> None:
-    claims = [manifest["spec"]["accessModes"] for manifest in manifests if manifest["kind"] == "PersistentVolumeClaim"]
-    assert claims == [["ReadWriteOnce"]]
-    claiming = {
-        name
-        for name in SERVICES
-        if any("persistentVolumeClaim" in volume for volume in deployment(manifests, name)["volumes"])
-    }
-    assert claiming == {"trainer"}
+def test_fleet_shares_no_volume_and_each_trainer_has_one_of_its_own(manifests: list[dict[str, Any]]) -> None:
+    assert [manifest for manifest in manifests if manifest["kind"] == "PersistentVolumeClaim"] == []
+    for name in SERVICES:
+        volumes = pod_of(manifests, name)["volumes"]
+        assert {tuple(volume.keys() - {"name"}) for volume in volumes} == {("emptyDir",)}, name
+    (claim,) = workload(manifests, "trainer")["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    (container,) = pod_of(manifests, "trainer")["containers"]
+    assert {"name": claim["metadata"]["name"], "mountPath": "/var/lib/moodfood"} in container["volumeMounts"]
+
+
+def test_one_trainer_runs_unless_its_database_is_a_server(manifests: list[dict[str, Any]]) -> None:
+    assert workload(manifests, "trainer")["replicas"] == 1
+    (container,) = pod_of(manifests, "trainer")["containers"]
+    assert {"secretRef": {"name": "trainer", "optional": True}} in container["envFrom"]
 
 
 def test_inference_and_trainer_read_the_models_from_one_bucket(manifests: list[dict[str, Any]]) -> None:
     (models,) = (each for each in manifests if each["kind"] == "ConfigMap")
     assert SharedSettings.model_validate({"models_url": models["data"]["MOODFOOD_MODELS_URL"]}).models_url
     for name in ("inference", "trainer"):
-        (container,) = deployment(manifests, name)["containers"]
+        (container,) = pod_of(manifests, name)["containers"]
         sources = [source.get("configMapRef", source.get("secretRef")) for source in container["envFrom"]]
         assert sources[:2] == [{"name": models["metadata"]["name"]}, {"name": "models", "optional": True}]
 
 
 def test_version_that_passed_its_rehearsal_fits_into_a_replica(manifests: list[dict[str, Any]]) -> None:
-    (inference,) = deployment(manifests, "inference")["containers"]
+    (inference,) = pod_of(manifests, "inference")["containers"]
     limit = int(inference["resources"]["limits"]["memory"].removesuffix("Mi"))
     assert limit > TrainerSettings.model_fields["rehearsal_memory_mib"].default
 
 
 def test_replicas_of_one_service_go_to_different_nodes(manifests: list[dict[str, Any]]) -> None:
-    for name in ("gateway", "inference"):
-        (spread,) = deployment(manifests, name)["topologySpreadConstraints"]
+    for name in SERVICES:
+        (spread,) = pod_of(manifests, name)["topologySpreadConstraints"]
         assert (spread["topologyKey"], spread["labelSelector"]) == (
             "kubernetes.io/hostname",
             {"matchLabels": {"app": name}},
@@ -199,4 +214,13 @@ def test_compose_file_starts_the_three_services_hardened() -> None:
 def test_compose_shares_the_models_and_nothing_that_people_said() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     mounted = {name: {volume.split(":")[0] for volume in services[name].get("volumes", [])} for name in SERVICES}
-    assert mounted == {"inference": {"models", "logs"}, "trainer": {"models", "data"}, "gateway": set()}
+    assert mounted == {"inference": {"models", "queries"}, "trainer": {"models", "data"}, "gateway": set()}
+
+
+def test_services_that_compose_starts_can_write_where_they_keep_what_must_last() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name in ("inference", "trainer"):
+        image = (DEPLOY / "docker" / f"{name}.Dockerfile").read_text()
+        (folder,) = re.findall(r"MOODFOOD_DATA_DIR=(\S+)", image)
+        assert folder in {volume.split(":", 1)[1] for volume in services[name]["volumes"]}
+        assert "MOODFOOD_DATA_DIR" not in services[name].get("environment", {})

@@ -236,7 +236,7 @@ def assert_only_the_last_was_not_reached(fleet: Fleet, change: ChangeResult, pro
 
 
 def test_frozen_replica_stops_nobody_and_converges_when_it_thaws(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rollout._DEADLINES, inference_pb2.RELOAD_PHASE_PREPARE, 1.0)
+    monkeypatch.setattr(rollout, "PREPARE_DEADLINE_SECONDS", 1.0)
     with load(fleet):
         fleet.signal(0, signal.SIGSTOP)
         change = promote(fleet, 2)
@@ -255,7 +255,7 @@ def test_frozen_replica_stops_nobody_and_converges_when_it_thaws(fleet: Fleet, m
 def test_replica_back_after_many_changes_follows_the_newest_and_is_never_sent_to_an_old_one(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(rollout._DEADLINES, inference_pb2.RELOAD_PHASE_PREPARE, 1.0)
+    monkeypatch.setattr(rollout, "PREPARE_DEADLINE_SECONDS", 1.0)
     fleet.signal(0, signal.SIGSTOP)
     for version in (2, 1, 2):
         promote(fleet, version)

@@ -13,6 +13,7 @@ from services.gateway.app import build_app
 from services.gateway.peers import connect
 from services.gateway.routes.labels import MAX_IMPORT_BYTES, PIECE_BYTES
 from services.gateway.settings import Settings
+from services.repository.folder import FolderRepository
 from services.trainer.api.error_table import ERROR_TABLE
 from services.trainer.api.labelling import Labelling, LabellingServicer
 from services.trainer.database.database import Database
@@ -36,7 +37,7 @@ async def client(sqlite_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncCl
     queries = keep(database, make_record("q1", "doubtful soup", stage="keyword", labels=[{"label": "a"}]))
     feedback, queue = FeedbackStore(database), ReviewQueue(database, set)
     intake = Intake(feedback, queries, queue, lambda: ["a", "b"])
-    erasure = Erasure(database, partial(delete_snapshots_with, tmp_path / "snapshots"))
+    erasure = Erasure(database, partial(delete_snapshots_with, FolderRepository(tmp_path)))
     labelling = Labelling(intake, feedback, queue, erasure)
     servicer = cast("Any", LabellingServicer)(labelling)
     add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server

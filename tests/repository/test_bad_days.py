@@ -18,8 +18,9 @@ from services.repository.repository import Repository
 from tests.object_store import ObjectStore
 from tests.repository.test_repository import MODEL, contents, version_files
 
-# Long enough for two retries, short enough for a test that waits for the end.
-LIMITS = TimeLimits(request=0.2, retrying=0.5, transfer=0.5)
+# A call that must succeed gets the usual limits. The others are for calls that the store refuses or never answers.
+PATIENT = TimeLimits()
+IMPATIENT = TimeLimits(request=0.5, retrying=0.5, transfer=0.5)
 
 
 @pytest.fixture
@@ -27,13 +28,21 @@ def url(store: ObjectStore) -> str:
     return store.make_bucket()
 
 
-def repository_at(url: str, cache: Path, leftover_after: timedelta = timedelta(0)) -> BucketRepository:
-    return BucketRepository(url, MODEL, cache, LIMITS, leftover_after)
+def repository_at(
+    url: str, cache: Path, leftover_after: timedelta = timedelta(0), limits: TimeLimits = PATIENT
+) -> BucketRepository:
+    return BucketRepository(url, MODEL, cache, limits, leftover_after)
 
 
 @pytest.fixture
 def repository(url: str, tmp_path: Path) -> BucketRepository:
     return repository_at(url, tmp_path / "cache")
+
+
+@pytest.fixture
+def impatient(url: str, tmp_path: Path) -> BucketRepository:
+    """The repository in the same bucket with the same cache, for calls that the store refuses."""
+    return repository_at(url, tmp_path / "cache", limits=IMPATIENT)
 
 
 def test_store_that_is_overloaded_for_a_moment_is_asked_again(store: ObjectStore, repository: BucketRepository) -> None:
@@ -45,14 +54,14 @@ def test_store_that_is_overloaded_for_a_moment_is_asked_again(store: ObjectStore
 
 @pytest.mark.parametrize("day", ["refuses", "freezes"])
 def test_store_that_gives_no_answer_is_an_error_and_no_call_that_hangs(
-    store: ObjectStore, repository: BucketRepository, day: str
+    store: ObjectStore, repository: BucketRepository, impatient: BucketRepository, day: str
 ) -> None:
     repository.add_version(1, version_files(1))
     if day == "refuses":
         store.refuse = 1000
     else:
         store.freeze()
-    for call in (lambda: repository.read("champion"), repository.versions, lambda: repository.folder_of(1)):
+    for call in (lambda: impatient.read("champion"), impatient.versions, lambda: impatient.folder_of(1)):
         with pytest.raises(RepositoryUnavailable, match="no usable answer in time"):
             call()
 
@@ -78,12 +87,12 @@ def test_put_whose_answer_was_lost_counts_as_its_own(
 
 
 def test_upload_that_died_is_invisible_and_can_be_removed(
-    store: ObjectStore, repository: BucketRepository, url: str, tmp_path: Path
+    store: ObjectStore, repository: BucketRepository, impatient: BucketRepository, url: str, tmp_path: Path
 ) -> None:
     repository.add_version(1, version_files(1))
     store.puts_left = 2
     with pytest.raises(RepositoryUnavailable):
-        repository.add_version(2, version_files(2))
+        impatient.add_version(2, version_files(2))
     store.puts_left = None
     assert repository.versions() == [1]
     with pytest.raises(VersionMissing):
@@ -150,7 +159,7 @@ def test_copy_is_used_again_while_the_store_is_away(
     repository.folder_of(1)
     assert store.requests == []
     store.refuse = 1000
-    assert contents(repository_at(url, tmp_path / "cache").folder_of(1)) == version_files(1)
+    assert contents(repository_at(url, tmp_path / "cache", limits=IMPATIENT).folder_of(1)) == version_files(1)
 
 
 @pytest.mark.parametrize("spoilt", ["damaged on disk", "of another repository"])

@@ -1,14 +1,19 @@
 """The same rules for a repository in a folder and for one in a bucket."""
 
+import errno
 import hashlib
 import json
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
-from services.repository.errors import Changed, RepositoryError, VersionExists, VersionMissing
+from services.repository.bucket import BucketRepository
+from services.repository.errors import Changed, RepositoryError, RepositoryUnavailable, VersionExists, VersionMissing
+from services.repository.folder import FolderRepository
 from services.repository.opening import open_repository
 from services.repository.repository import Repository
 from tests.object_store import ObjectStore
@@ -42,7 +47,7 @@ def test_version_comes_back_as_it_was_added(repository: Repository) -> None:
 
 def test_empty_repository_has_nothing(repository: Repository) -> None:
     assert (repository.versions(), repository.read("champion"), repository.list_files("snapshots")) == ([], None, [])
-    assert repository.fetch_file("snapshots/a.parquet") is None
+    assert repository.open_file("snapshots/a.parquet") is None
     with pytest.raises(VersionMissing):
         repository.folder_of(1)
 
@@ -117,39 +122,82 @@ def test_of_two_that_swap_at_once_one_wins(repository: Repository, begins: str) 
     assert getattr(repository.read("champion"), "content", None) == winner
 
 
-def test_file_beside_the_versions_comes_back(repository: Repository, tmp_path: Path) -> None:
-    path = tmp_path / "written"
-    path.write_bytes(b"rows" * 1000)
-    repository.put_file("snapshots/b.parquet", path)
-    repository.put_file("snapshots/a.parquet", path)
-    fetched = repository.fetch_file("snapshots/b.parquet")
-    assert fetched is not None
-    assert fetched.read_bytes() == path.read_bytes()
-    assert repository.list_files("snapshots") == ["snapshots/a.parquet", "snapshots/b.parquet"]
+def content_of(repository: Repository, name: str) -> bytes | None:
+    file = repository.open_file(name)
+    if file is None:
+        return None
+    with file:
+        return file.read()
+
+
+def test_file_beside_the_versions_comes_back(repository: Repository) -> None:
+    content = b"rows" * 2_000_000
+    for name in ("b", "a"):
+        repository.put_file(f"snapshots/{name}.parquet", lambda file: file.write(content))
+    assert content_of(repository, "snapshots/b.parquet") == content
+    repository.put_file("snapshots/b.parquet", lambda file: file.write(b"replaced"))
+    assert content_of(repository, "snapshots/b.parquet") == b"replaced"
+    assert sorted(repository.list_files("snapshots")) == ["snapshots/a.parquet", "snapshots/b.parquet"]
     repository.delete_file("snapshots/b.parquet")
     repository.delete_file("snapshots/b.parquet")
-    assert repository.fetch_file("snapshots/b.parquet") is None
+    assert content_of(repository, "snapshots/b.parquet") is None
     assert repository.versions() == []
 
 
-def test_file_that_lies_in_its_place_already_is_stored(repository: Repository, tmp_path: Path) -> None:
-    path = tmp_path / "models" / MODEL / "snapshots" / "a.parquet"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"rows")
-    repository.put_file("snapshots/a.parquet", path)
-    assert repository.list_files("snapshots") == ["snapshots/a.parquet"]
-    fetched = repository.fetch_file("snapshots/a.parquet")
-    assert fetched is not None
-    assert fetched.read_bytes() == b"rows"
+def test_files_are_listed_from_the_newest_to_the_oldest(repository: Repository) -> None:
+    repository.put_file("snapshots/a", lambda file: file.write(b""))
+    time.sleep(1.1 if isinstance(repository, BucketRepository) else 0.02)  # times in a bucket are whole seconds
+    repository.put_file("snapshots/b", lambda file: file.write(b""))
+    assert repository.list_files("snapshots") == ["snapshots/b", "snapshots/a"]
+
+
+def test_file_whose_writer_fails_is_as_it_was(repository: Repository, tmp_path: Path) -> None:
+    repository.put_file("snapshots/a", lambda file: file.write(b"before"))
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RepositoryUnavailable, match="cannot write snapshots/a: No space left"):
+        repository.put_file("snapshots/a", write)
+    assert content_of(repository, "snapshots/a") == b"before"
+    assert repository.list_files("snapshots") == ["snapshots/a"]
+
+
+def test_half_written_files_are_invisible_and_deleted_when_they_are_old_enough(tmp_path: Path) -> None:
+    repository = FolderRepository(tmp_path)
+    repository.put_file("snapshots/a", lambda file: file.write(b"whole"))
+    for name, age in (("old", 100), ("young", 0)):
+        (tmp_path / "snapshots" / f".a.{name}").touch()
+        os.utime(tmp_path / "snapshots" / f".a.{name}", (time.time() - age,) * 2)
+    assert repository.list_files("snapshots") == ["snapshots/a"]
+    repository.delete_half_written("snapshots", older_than_seconds=50)
+    assert {".a.young", "a"} == {path.name for path in (tmp_path / "snapshots").iterdir()}
+    repository.delete_half_written("snapshots")
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["a"]
+
+
+def test_no_copy_of_a_file_beside_the_versions_stays_on_the_machine_that_reads_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    url = store.make_bucket()
+    one, other = (BucketRepository(url, MODEL, tmp_path / name) for name in ("one", "other"))
+    one.put_file("snapshots/a", lambda file: file.write(b"what somebody said"))
+    reading = other.open_file("snapshots/a")
+    assert reading is not None
+    with reading:
+        assert [list((tmp_path / name).iterdir()) for name in ("one", "other")] == [[], []]
+        one.delete_file("snapshots/a")
+        assert (reading.read(), other.open_file("snapshots/a")) == (b"what somebody said", None)
 
 
 @pytest.mark.parametrize("name", ["../champion", "/etc/passwd", "snapshots/../../x", ""])
-def test_name_that_leaves_the_repository_is_refused(repository: Repository, name: str, tmp_path: Path) -> None:
-    calls: list[Any] = [repository.read, repository.fetch_file, repository.delete_file]
+def test_name_that_leaves_the_repository_is_refused(repository: Repository, name: str) -> None:
+    calls: list[Any] = [repository.read, repository.open_file, repository.delete_file]
     for call in (
         *calls,
         lambda name: repository.swap(name, b"", None),
-        lambda name: repository.put_file(name, tmp_path),
+        lambda name: repository.put_file(name, lambda _file: None),
     ):
         with pytest.raises(ValueError, match="no name of a file"):
             call(name)

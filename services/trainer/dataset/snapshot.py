@@ -10,28 +10,30 @@ Feedback is hashed by all of its words instead: near duplicates on both sides th
 
 A snapshot's file is immutable, holds all that is needed to repeat the run, and is named by the SHA-256 of its rows. The
 hash is taken of the rows as JSON lines, the form that the files of earlier releases have. So a snapshot keeps its name
-in every form and with every release of the library that writes it.
+in every form and with every release of the library that writes it. The files are in the repository beside the versions,
+so every trainer has them.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 from services.language.text import normalise
+from services.repository.repository import Repository
 from services.trainer.dataset.examples import FROM_PEOPLE, TAXONOMY, Example
 from services.trainer.dataset.words import digest_of_content, digest_of_words
 from services.trainer.errors import SnapshotNotFound
-from services.trainer.storage import read_lines, replacing, storage_errors
+from services.trainer.storage import repository_errors
 
 HOLDOUT_PERCENT = 10
 # How the parts are called in the files. A snapshot's name is the hash of its rows, so these values must stay.
 TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN = "train", "withheld_feedback", "withheld", "reserved", "golden"
 PARTS = (TRAIN, FEEDBACK_HOLDOUT, HOLDOUT, TEST, GOLDEN)
 FITTED_PARTS = (TRAIN, FEEDBACK_HOLDOUT, HOLDOUT)
-# Earlier releases wrote JSON lines.
+# The folder of the files in the repository. Earlier releases wrote JSON lines.
+FOLDER = "snapshots"
 SUFFIX, FORMER_SUFFIX = ".parquet", ".jsonl"
 
 
@@ -106,31 +108,30 @@ def split(examples: Sequence[Example], test: Sequence[Example], golden: Sequence
     return _build(parts)
 
 
-def read_snapshot(name: str, folder: Path) -> DatasetSnapshot:
+def read_snapshot(name: str, repository: Repository) -> DatasetSnapshot:
     """Return the snapshot of a name.
 
     Raises:
         SnapshotNotFound: there is none of that name, or the hash of its content is not its name.
+        StorageFailed: the repository cannot be read now.
 
     """
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
-    for part, example in read_rows(name, folder):
+    for part, example in read_rows(name, repository):
         parts[part].append(example)
     return DatasetSnapshot(name, *(tuple(parts[part]) for part in PARTS))
 
 
-def read_rows(name: str, folder: Path) -> Iterator[tuple[str, Example]]:
+def read_rows(name: str, repository: Repository) -> Iterator[tuple[str, Example]]:
     """Yield the part and the example of each row of a snapshot, without holding them all.
 
     Raises:
-        SnapshotNotFound: what `read_snapshot` says. A changed row is noticed only after the last row.
+        SnapshotNotFound, StorageFailed: what `read_snapshot` says. A changed row is noticed only after the last row.
 
     """
     if not name.isalnum():
         raise SnapshotNotFound(name, "a name has letters and digits only")
-    path = folder / f"{name}{SUFFIX}"
-    rows = _read_parquet(path) if path.is_file() else _read_json_lines(path.with_suffix(FORMER_SUFFIX))
-    digest = hashlib.sha256()
+    digest, rows = hashlib.sha256(), _read_file(name, repository)
     try:
         for part, example in rows:
             digest.update(_encode(part, example))
@@ -143,33 +144,22 @@ def read_rows(name: str, folder: Path) -> Iterator[tuple[str, Example]]:
         raise SnapshotNotFound(name, "there is no such file, or its content was changed")
 
 
-def write_snapshot(snapshot: DatasetSnapshot, folder: Path) -> Path:
-    """Write the snapshot, unless it is there already and intact, and return its path. It is the newest file then.
+def write_snapshot(snapshot: DatasetSnapshot, repository: Repository) -> None:
+    """Write the snapshot. It is the newest file then, also when it was there already.
 
     Raises:
-        StorageFailed: the disk refused.
+        StorageFailed: the repository refused.
 
     """
     from services.trainer.dataset.snapshot_table import write_table
 
-    path = folder / f"{snapshot.id}{SUFFIX}"
-    if path.is_file() and is_intact(snapshot.id, folder):
-        with storage_errors(f"write {path.name}"):
-            os.utime(path)
-    else:
-        with replacing(path) as file:
-            write_table(file, _rows_of(snapshot.parts))
-    return path
+    with repository_errors():
+        repository.put_file(file_of(snapshot.id), lambda file: write_table(file, _rows_of(snapshot.parts)))
 
 
-def is_intact(name: str, folder: Path) -> bool:
-    """Say whether there is a snapshot of a name with the content that the name stands for."""
-    try:
-        for _ in read_rows(name, folder):
-            pass
-    except SnapshotNotFound:
-        return False
-    return True
+def file_of(name: str, suffix: str = SUFFIX) -> str:
+    """Return the name of a snapshot's file in the repository."""
+    return f"{FOLDER}/{name}{suffix}"
 
 
 def _build(parts: Mapping[str, Sequence[Example]]) -> DatasetSnapshot:
@@ -183,20 +173,31 @@ def _rows_of(parts: Mapping[str, Iterable[Example]]) -> Iterator[tuple[str, Exam
     return ((part, example) for part, examples in parts.items() for example in examples)
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Example]]:
+def _read_file(name: str, repository: Repository) -> Iterator[tuple[str, Example]]:
+    """Yield the rows of a file in today's form or in the former one; none if there is no file."""
+    for suffix, read in ((SUFFIX, _read_parquet), (FORMER_SUFFIX, _read_json_lines)):
+        with repository_errors():
+            file = repository.open_file(file_of(name, suffix))
+        if file is not None:
+            with file:
+                yield from read(file)
+            return
+
+
+def _read_parquet(file: BinaryIO) -> Iterator[tuple[str, Example]]:
     from services.trainer.dataset.snapshot_table import TableDamaged, read_table
 
     try:
-        with path.open("rb") as file:
-            yield from read_table(file)
+        yield from read_table(file)
     except TableDamaged as error:
         raise ValueError from error
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[str, Example]]:
-    for line in read_lines(path):
-        row = json.loads(line)
-        yield row["part"], Example(row["text"], tuple(row["labels"]), row["source"])
+def _read_json_lines(file: BinaryIO) -> Iterator[tuple[str, Example]]:
+    for line in file:
+        if line.strip():
+            row = json.loads(line)
+            yield row["part"], Example(row["text"], tuple(row["labels"]), row["source"])
 
 
 def _encode(part: str, example: Example) -> bytes:

@@ -1,19 +1,22 @@
-"""Which snapshots stay on disk: old ones are deleted by a rule, and so are those with the words of a forgotten person.
+"""Which snapshots stay: old ones are deleted by a rule, and so are those with the words of a forgotten person.
 
-Snapshots in the form of earlier releases are found too, and can be converted.
+Snapshots in the form of earlier releases are found too, and can be converted. All trainers share the repository, so a
+snapshot that one of them deletes is gone for all. Each function raises StorageFailed when the repository cannot be read
+or written.
 """
 
 import json
-import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from services.repository.folder import FolderRepository
+from services.repository.repository import Repository
 from services.trainer.dataset.examples import FROM_PEOPLE
-from services.trainer.dataset.snapshot import FORMER_SUFFIX, SUFFIX, read_snapshot, write_snapshot
+from services.trainer.dataset.snapshot import FOLDER, FORMER_SUFFIX, SUFFIX, read_snapshot, write_snapshot
 from services.trainer.errors import SnapshotNotFound
-from services.trainer.storage import read_lines, storage_errors
+from services.trainer.storage import repository_errors, storage_errors
 
 # Those of the latest runs, which may have failed or be going on.
 KEEP_NEWEST = 5
@@ -29,104 +32,107 @@ class Converted:
     damaged: tuple[str, ...]
 
 
-def choose_snapshots_to_delete(newest_first: Sequence[str], of_versions: Collection[str]) -> list[str]:
-    """Return the names of snapshots that are neither a kept version's nor among the newest KEEP_NEWEST.
+def choose_snapshots_to_delete(
+    newest_first: Sequence[str], of_versions: Collection[str], keep_newest: int = KEEP_NEWEST
+) -> list[str]:
+    """Return the names of snapshots that are neither a kept version's nor among the newest ones.
 
     Args:
-        newest_first: names of the snapshots on disk.
+        newest_first: names of the snapshots that there are.
         of_versions: names of the snapshots of the versions that the registry keeps.
+        keep_newest: how many of the newest snapshots are kept in any case.
 
     """
-    kept = {*of_versions, *newest_first[:KEEP_NEWEST]}
+    kept = {*of_versions, *newest_first[:keep_newest]}
     return [name for name in newest_first if name not in kept]
 
 
-def prune_snapshots(folder: Path, of_versions: Collection[str]) -> list[str]:
-    """Delete the snapshots that the rule chooses, and what killed runs left half-written. Returns the names.
+def list_snapshots(repository: Repository) -> list[str]:
+    """Return the names of the snapshots that there are; the one that was written last comes first."""
+    with repository_errors():
+        return list(dict.fromkeys(file.stem for file in _list_files(repository)))
 
-    Raises:
-        StorageFailed: a file could not be deleted.
 
-    """
-    with storage_errors("delete snapshots"):
-        files = sorted(_list_files(folder), key=lambda path: path.stat().st_mtime, reverse=True)
-        doomed = choose_snapshots_to_delete(list(dict.fromkeys(path.stem for path in files)), of_versions)
-        for path in files:
-            if path.stem in doomed:
-                path.unlink(missing_ok=True)
-        for path in _list_unfinished(folder):
-            if path.stat().st_mtime < time.time() - UNFINISHED_SECONDS:
-                path.unlink(missing_ok=True)
+def prune_snapshots(repository: Repository, of_versions: Collection[str], keep_newest: int = KEEP_NEWEST) -> list[str]:
+    """Delete the snapshots that the rule chooses, and what killed runs left half-written. Returns the names."""
+    with repository_errors():
+        files = _list_files(repository)
+        doomed = choose_snapshots_to_delete(list(dict.fromkeys(file.stem for file in files)), of_versions, keep_newest)
+        for file in files:
+            if file.stem in doomed:
+                repository.delete_file(str(file))
+        repository.delete_half_written(FOLDER, UNFINISHED_SECONDS)
     return doomed
 
 
-def delete_snapshots_with(folder: Path, texts: Collection[str]) -> int:
+def delete_snapshots_with(repository: Repository, texts: Collection[str]) -> int:
     """Delete the snapshots that contain one of these texts as people's words, and return how many there were.
 
     A damaged or half-written file is deleted too: no run can learn from it, and it may contain a text. A run that was
-    writing it fails.
-
-    Raises:
-        StorageFailed: a file could not be read or deleted; call it again.
-
+    writing it fails. After StorageFailed, call it again.
     """
     if not texts:
         return 0
-    with storage_errors("delete snapshots"):
-        for path in _list_unfinished(folder):
-            path.unlink(missing_ok=True)
-        doomed = [path for path in _list_files(folder) if _contains_text(path, texts)]
-        for path in doomed:
-            path.unlink(missing_ok=True)
-    return len({path.stem for path in doomed})
+    with repository_errors():
+        repository.delete_half_written(FOLDER)
+        doomed = [file for file in _list_files(repository) if _contains_text(repository, file, texts)]
+        for file in doomed:
+            repository.delete_file(str(file))
+    return len({file.stem for file in doomed})
 
 
-def convert_snapshots(folder: Path, put_aside: Callable[[Path], None]) -> Converted:
-    """Write the snapshots of earlier releases in today's form. A second call does what the first one has left.
+def convert_snapshots(folder: Path, repository: Repository, put_aside: Callable[[Path], None]) -> Converted:
+    """Write the snapshots of earlier releases into the repository. A second call does what the first one has left.
 
-    The new file is as old as the former one, which is then given to `put_aside`.
+    After StorageFailed, no snapshot is lost.
 
-    Raises:
-        StorageFailed: the disk refused; no snapshot is lost.
+    Args:
+        folder: the folder of the model, in which earlier releases wrote snapshots.
+        repository: may be that folder, or a bucket.
+        put_aside: gets the path of a former file when its snapshot is in the repository.
 
     """
-    count, damaged = 0, []
-    for path in sorted(path for path in _list_files(folder) if path.suffix == FORMER_SUFFIX):
+    count, damaged, former = 0, [], FolderRepository(folder)
+    with repository_errors():
+        files = [file for file in _list_files(former) if file.suffix == FORMER_SUFFIX]
+    for file in reversed(files):  # the oldest first, so that their order by age stays
         try:
-            converted = write_snapshot(read_snapshot(path.stem, folder), folder)
+            write_snapshot(read_snapshot(file.stem, former), repository)
         except SnapshotNotFound:
-            damaged.append(path.stem)
+            damaged.append(file.stem)
             continue
-        with storage_errors(f"convert {path.name}"):
-            written_at = path.stat().st_mtime
-            os.utime(converted, (written_at, written_at))
-        put_aside(path)
+        put_aside(folder / file)
         count += 1
     return Converted(count, tuple(damaged))
 
 
-def _list_files(folder: Path) -> list[Path]:
-    return [path for suffix in (SUFFIX, FORMER_SUFFIX) for path in folder.glob(f"[!.]*{suffix}")]
+def _list_files(repository: Repository) -> list[PurePosixPath]:
+    """Return the files of snapshots, newest first."""
+    files = (PurePosixPath(name) for name in repository.list_files(FOLDER))
+    return [file for file in files if file.suffix in {SUFFIX, FORMER_SUFFIX}]
 
 
-def _list_unfinished(folder: Path) -> list[Path]:
-    return [path for suffix in (SUFFIX, FORMER_SUFFIX) for path in folder.glob(f".*{suffix}.*")]
+def _contains_text(repository: Repository, path: PurePosixPath, texts: Collection[str]) -> bool:
+    file = repository.open_file(str(path))
+    if file is None:  # another trainer has just deleted it
+        return False
+    with file, storage_errors(f"read {path.name}"):
+        return _json_lines_contain(file, texts) if path.suffix == FORMER_SUFFIX else _table_contains(file, texts)
 
 
-def _contains_text(path: Path, texts: Collection[str]) -> bool:
-    if path.suffix == FORMER_SUFFIX:
-        return _json_lines_contain(path, texts)
+def _table_contains(file: BinaryIO, texts: Collection[str]) -> bool:
     from services.trainer.dataset.snapshot_table import TableDamaged, contains_text
 
     try:
-        with path.open("rb") as file:
-            return contains_text(file, texts, FROM_PEOPLE)
+        return contains_text(file, texts, FROM_PEOPLE)
     except TableDamaged:
         return True
 
 
-def _json_lines_contain(path: Path, texts: Collection[str]) -> bool:
-    for line in read_lines(path):
+def _json_lines_contain(file: BinaryIO, texts: Collection[str]) -> bool:
+    for line in file:
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError:

@@ -4,17 +4,21 @@
 
 A search touches a few pages of the hashes, and a vector that is asked for touches its own. The file is replaced by a
 rename, so hashes and vectors always belong together.
+
+A hash begins with the key of the text (`text_key`), which all spellings of it share. So the vectors of a text can be
+deleted by who knows its key and not the text.
 """
 
 import hashlib
 import mmap
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from services.trainer.dataset.words import text_key
 from services.trainer.storage import replacing, storage_errors
 
 SUFFIX = ".vectors"
@@ -22,6 +26,7 @@ SUFFIX = ".vectors"
 FORMER_SUFFIX = ".npz"
 ROWS_AT_ONCE = 4096
 KEY_BYTES = 16
+_TEXT_KEY_BYTES = 8
 
 _HEADER = struct.Struct("<16sQQ")
 _MAGIC = b"moodfood vectors"
@@ -45,8 +50,9 @@ class Vectors:
 
 
 def digest_of(text: str) -> bytes:
-    """Return the key of a text as bytes."""
-    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+    """Return the hash of a text, KEY_BYTES long."""
+    spelling = hashlib.sha256(text.encode()).digest()
+    return bytes.fromhex(text_key(text)) + spelling[: KEY_BYTES - _TEXT_KEY_BYTES]
 
 
 def to_keys(digests: Iterable[bytes]) -> np.ndarray:
@@ -98,8 +104,8 @@ def write_vectors(path: Path, keys: np.ndarray, columns: int, take: Callable[[np
             file.write(np.ascontiguousarray(take(order[start : start + ROWS_AT_ONCE]), _NUMBER).tobytes())
 
 
-def forget_vectors(folder: Path, texts: Iterable[str]) -> int:
-    """Delete the vectors of some texts from all files of a folder, and return how many there were.
+def forget_vectors(folder: Path, text_keys: Collection[str]) -> int:
+    """Delete the vectors of all spellings of some texts from all files of a folder, and return how many there were.
 
     Files that are damaged or half-written are deleted: nobody can use them, and they may hold a vector of these texts.
 
@@ -108,12 +114,14 @@ def forget_vectors(folder: Path, texts: Iterable[str]) -> int:
 
     """
     delete_former_files(folder)
-    keys, count = to_keys({digest_of(text) for text in texts}), 0
+    if not text_keys:
+        return 0
+    first, count = sorted(bytes.fromhex(key) for key in text_keys), 0
     with storage_errors("delete embeddings"):
         for path in folder.glob(f".*{SUFFIX}.*"):
             path.unlink(missing_ok=True)
         for path in folder.glob(f"[!.]*{SUFFIX}"):
-            count += _forget(path, keys)
+            count += _forget(path, first)
     return count
 
 
@@ -129,11 +137,14 @@ def delete_former_files(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _forget(path: Path, keys: np.ndarray) -> int:
+def _forget(path: Path, text_keys: list[bytes]) -> int:
+    """Delete the vectors whose hashes begin with one of some keys."""
     stored = open_vectors(path)
-    found = stored.find(keys)
     is_kept = np.ones(len(stored.keys), dtype=bool)
-    is_kept[found[found >= 0]] = False
+    begins = np.searchsorted(stored.keys, to_keys(text_keys))
+    ends = np.searchsorted(stored.keys, to_keys(key.ljust(KEY_BYTES, b"\xff") for key in text_keys), side="right")
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        is_kept[begin:end] = False
     kept = np.flatnonzero(is_kept)
     if not len(kept):
         path.unlink(missing_ok=True)

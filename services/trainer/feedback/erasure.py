@@ -2,8 +2,9 @@
 
 The database is first, in one transaction for a person, and in many small ones for what is too old. From then on no
 record, no run and no replica can bring it back: `erasures.py` says why. Then the replicas follow with their query logs
-and spools, and at last the files: snapshots and embeddings of the deleted texts. Whatever fails half-way, the next call
-does the rest. A model that has already learned from the texts serves until the next run replaces it.
+and spools, and at last the files: snapshots, which all trainers share, and the embeddings of this trainer. The
+other trainers delete from theirs within seconds (`follow`). Whatever fails half-way, the next call does the rest. A
+model that has already learned from the texts serves until the next run replaces it.
 """
 
 import asyncio
@@ -15,10 +16,12 @@ from functools import partial
 import structlog
 
 from services.trainer.database.database import Database, database_time
+from services.trainer.errors import StorageFailed
 from services.trainer.feedback.deletion import Deleted, delete_batch_before, delete_person, delete_queries_before
 from services.trainer.feedback.erasures import ErasedQueries, Erasures, record_age_limit
 
 MICROS_OF_A_DAY = 24 * 60 * 60 * 1_000_000
+FOLLOW_SECONDS = 2.0
 
 _log = structlog.get_logger()
 
@@ -61,7 +64,8 @@ class Erasure:
     Args:
         database: where feedback, queries and review items are.
         delete_snapshots: deletes the snapshots with one of some texts and returns how many there were.
-        delete_embeddings: deletes the embeddings of some texts and returns how many there were.
+        delete_embeddings: deletes the embeddings of all texts that were erased, by whichever trainer, and returns how
+            many were still on this machine.
         erase_on_replicas: see EraseOnReplicas.
 
     """
@@ -70,7 +74,7 @@ class Erasure:
         self,
         database: Database,
         delete_snapshots: Callable[[Collection[str]], int],
-        delete_embeddings: Callable[[Collection[str]], int] = lambda _texts: 0,
+        delete_embeddings: Callable[[], int] = lambda: 0,
         erase_on_replicas: EraseOnReplicas = _no_replicas,
     ) -> None:
         self._database = database
@@ -78,6 +82,8 @@ class Erasure:
         self._delete_snapshots = delete_snapshots
         self._delete_embeddings = delete_embeddings
         self._erase_on_replicas = erase_on_replicas
+        # While an erasure goes on here, it deletes and counts the embeddings itself.
+        self._going_on = 0
 
     async def forget_person(self, user_id: str) -> Erased:
         """Delete what a person said. When the caller gives up, it goes on: what is begun must reach every place.
@@ -99,9 +105,31 @@ class Erasure:
         """Delete the files that earlier calls have left, of this trainer or of another one. Raises StorageFailed."""
         await asyncio.to_thread(self._clean_files)
 
+    async def follow(self) -> None:
+        """Delete from this machine what other trainers erase or have erased, until this task is cancelled."""
+        problem = ""
+        while True:
+            try:
+                if not self._going_on:
+                    await asyncio.to_thread(self._delete_embeddings)
+                problem = ""
+            except StorageFailed as error:
+                if not problem:
+                    _log.warning("cannot delete what another trainer erased", problem=str(error))
+                problem = str(error)
+            except Exception as error:
+                _log.error("cannot delete what another trainer erased", exc_info=error)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
     async def _forget(self, delete: Callable[[], Deleted]) -> Erased:
-        begin = await asyncio.to_thread(self._erasures.last)
-        deleted = await asyncio.to_thread(delete)
+        self._going_on += 1
+        try:
+            begin = await asyncio.to_thread(self._erasures.last)
+            return await self._finish(await asyncio.to_thread(delete), begin)
+        finally:
+            self._going_on -= 1
+
+    async def _finish(self, deleted: Deleted, begin: int) -> Erased:
         there = await self._ask_replicas(await asyncio.to_thread(lambda: list(self._erasures.erasures_after(begin))))
         snapshots, embeddings = await asyncio.to_thread(self._clean_files)
         return Erased(
@@ -146,9 +174,7 @@ class Erasure:
 
     def _clean_files(self) -> tuple[int, int]:
         """Delete the snapshots and embeddings that this or an earlier call has to; return how many there were."""
-        snapshots = embeddings = 0
-        for texts in self._erasures.unfinished():
-            snapshots += self._delete_snapshots(texts)
-            embeddings += self._delete_embeddings(texts)
+        snapshots = sum(self._delete_snapshots(texts) for texts in self._erasures.unfinished())
+        embeddings = self._delete_embeddings()
         self._database.empty_log()
         return snapshots, embeddings

@@ -1,7 +1,7 @@
 """What was erased: replicas, runs and late records have to leave it out as well.
 
 An erasure has a position. It names the ids of the deleted queries, digests of the deleted texts, or the time before
-which everything was deleted. The deleted texts themselves are kept only until the files are free of them.
+which everything was deleted. The deleted texts themselves are kept only until no snapshot holds them any more.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -30,6 +30,7 @@ from services.trainer.dataset.words import text_key
 # A replica deletes so many queries in one call.
 MOST_IDS = 10_000
 TEXTS_AT_ONCE = 10_000
+ERASURES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Erasures:
     def erased_by(self, spool_id: str) -> int | None:
         """Return the position of the last erasure that the replica of a spool has carried out.
 
-        None for a new spool: nothing of it was ever stored, so no erasure can be about it.
+        None for a new spool, of which nothing was ever stored.
         """
         with self._database.read() as connection:
             return connection.scalar(select(spools.c.erasure).where(spools.c.spool_id == spool_id))
@@ -100,17 +101,20 @@ class Erasures:
             elif done < position:
                 connection.execute(update(spools).where(spools.c.spool_id == spool_id).values(erasure=position))
 
-    def find_erased(self, texts: Collection[str], since: int) -> set[str]:
-        """Return those of some texts that were erased after the position `since`.
-
-        A run calls it right before it registers its version, with the position that `last` had when the run began.
-        When nothing was erased meanwhile, it reads one row.
-        """
-        with self._database.read() as connection:
-            if last_position(connection, ERASURES) <= since:
-                return set()
-            keys = read_erased_keys(connection, since)
-        return {text for text in texts if text_key(text) in keys} if keys else set()
+    def text_keys_after(self, position: int) -> Iterator[set[str]]:
+        """Yield the keys of the texts that were erased after a position, in parts. See `text_key`."""
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(
+                    select(erasures.c.position, erasures.c.text_keys)
+                    .where(erasures.c.position > position)
+                    .order_by(erasures.c.position)
+                    .limit(ERASURES_AT_ONCE)
+                ).all()
+            if not rows:
+                return
+            yield {key for row in rows for key in row.text_keys}
+            position = rows[-1].position
 
     def count_unfinished(self) -> int:
         """Return how many texts the files may still hold."""
@@ -118,7 +122,7 @@ class Erasures:
             return connection.scalar(select(func.count()).select_from(unfinished_erasures)) or 0
 
     def unfinished(self) -> Iterator[tuple[str, ...]]:
-        """Yield the texts that the files may still hold, in parts. A part that was worked off is forgotten."""
+        """Yield the texts that snapshots may still hold, in parts. A part that was worked off is forgotten."""
         order = (unfinished_erasures.c.erasure, unfinished_erasures.c.number)
         while True:
             with self._database.read() as connection:

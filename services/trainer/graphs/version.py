@@ -7,8 +7,7 @@ evaluation model, fitted without the hold-out, are kept beside them: the next ch
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 from moodfood.registry.v1 import manifest_pb2 as pb
@@ -17,12 +16,14 @@ from services.language.names import EXPLANATION_FILE, HEAD_FILE, LINEAR_FILE
 from services.language.text import NORMALIZER, UNICODE_VERSION, normalise
 from services.trainer.dataset.snapshot import FITTED_PARTS, read_rows
 from services.trainer.dataset.words import content_words
-from services.trainer.errors import ModelVersionNotFound, SnapshotNotFound
+from services.trainer.errors import ModelVersionNotFound, SnapshotNotFound, StorageFailed
 from services.trainer.registry.registry import ModelRegistry
 
 # The server of the trainer asks this module for learned words only. Fitting and export take two seconds to import, so
 # the functions that need them import them.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.trainer.fitting.thresholds import Thresholds
     from services.trainer.graphs.cascade import Cascade
     from services.trainer.graphs.embeddings import EmbeddingStore
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Of the evaluation model's files. Versions on disk have it, so the value must stay.
 EVALUATION_PREFIX = "judged_"
+# How long to wait before a snapshot is read again that could not be read.
+READ_AGAIN_SECONDS = 60.0
 
 
 def serving_files(graphs: Graphs) -> dict[str, bytes]:
@@ -124,22 +127,43 @@ def _open_model(
     return Cascade(graphs, manifest.labels, thresholds, embeddings if fits else None), graphs.size_bytes
 
 
-def read_learned_words(registry: ModelRegistry) -> frozenset[str]:
-    """Return the content words of all examples that the champion was fitted to; none when they cannot be read."""
-    alias = registry.alias.read()
-    if alias is None:
-        return frozenset()
-    try:
-        return _read_words(registry.snapshots_folder, registry.versions.manifest(alias.version).snapshot.id)
-    except (ModelVersionNotFound, SnapshotNotFound):
-        return frozenset()
+class LearnedWords:
+    """The content words of all examples that the champion was fitted to.
 
+    Every batch of queries needs them, also while the repository is away. So the snapshot is read once for a champion,
+    and which version that is comes from the history. Threads may share it.
+    """
 
-@lru_cache(maxsize=1)
-def _read_words(snapshots: Path, snapshot_id: str) -> frozenset[str]:
-    return frozenset(
-        word
-        for part, example in read_rows(snapshot_id, snapshots)
-        if part in FITTED_PARTS
-        for word in content_words(normalise(example.text))
-    )
+    def __init__(self, registry: ModelRegistry, now: Callable[[], float] = time.monotonic) -> None:
+        self._registry = registry
+        self._now = now
+        self._version = 0
+        self._words = frozenset[str]()
+        self._read_again_at = 0.0
+
+    def read(self) -> frozenset[str]:
+        """Return the words; none when there is no champion, or for as long as its snapshot cannot be read.
+
+        Raises:
+            StorageFailed: the database cannot be read.
+
+        """
+        last = self._registry.history.last_change()
+        version = last.to_version if last else 0
+        if version != self._version or (not self._words and self._now() >= self._read_again_at):
+            self._read_again_at = self._now() + READ_AGAIN_SECONDS
+            self._words = self._read_words(version) if version else frozenset()
+            self._version = version
+        return self._words
+
+    def _read_words(self, version: int) -> frozenset[str]:
+        try:
+            snapshot_id = self._registry.versions.manifest(version).snapshot.id
+            return frozenset(
+                word
+                for part, example in read_rows(snapshot_id, self._registry.repository)
+                if part in FITTED_PARTS
+                for word in content_words(normalise(example.text))
+            )
+        except (ModelVersionNotFound, SnapshotNotFound, StorageFailed):
+            return frozenset()

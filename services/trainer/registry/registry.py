@@ -32,7 +32,7 @@ class ModelRegistry:
     Attributes:
         model: name of the model.
         folder: the folder models/<model> on this machine.
-        repository: the versions and the small files that replicas follow.
+        repository: the versions, the snapshots, and the small files that replicas follow.
         records: the rows of the versions.
         versions: the immutable versions.
         alias: which version is the champion.
@@ -57,13 +57,8 @@ class ModelRegistry:
 
     @property
     def embeddings_folder(self) -> Path:
-        """The folder with the stored embeddings of examples."""
+        """The folder with the stored embeddings of examples, on this machine also when the models are in a bucket."""
         return self.folder / "embeddings"
-
-    @property
-    def snapshots_folder(self) -> Path:
-        """The folder with the dataset snapshots."""
-        return self.folder / "snapshots"
 
     def record_refusal(self, version: int, by: str) -> None:
         """Record in the history that a version was refused, with the rules that it failed."""
@@ -88,8 +83,20 @@ class ModelRegistry:
         if experiment is not None:
             kept.add(experiment.challenger_version)
         deleted = self.versions.delete_all_but(self._keep_versions, kept)
-        prune_snapshots(self.snapshots_folder, set(self.records.list_there().values()))
+        prune_snapshots(self.repository, set(self.records.list_there().values()))
         return deleted
+
+    def delete_snapshots_of_dead_runs(self) -> None:
+        """Delete the snapshots that belong to no version. Call it only while no run is in progress.
+
+        A run looks before it registers whether something that it learned was erased meanwhile. A run that died before
+        has not looked, and its snapshot may hold it.
+
+        Raises:
+            StorageFailed: a snapshot could not be deleted.
+
+        """
+        prune_snapshots(self.repository, set(self.records.list_there().values()), keep_newest=0)
 
     def learned_position(self) -> int:
         """Return the highest position of feedback that a version has learned.

@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
-from services.trainer.errors import ExperimentInProgress, InvalidRequest, NoChampion, NoExperiment, StorageFailed
+from services.trainer.errors import (
+    ExperimentInProgress,
+    InvalidRequest,
+    NoChampion,
+    NoExperiment,
+    StorageFailed,
+    TrainerError,
+)
 from services.trainer.evaluation.gate import Decision
 from services.trainer.evaluation.reports import promotion_decision
 from services.trainer.feedback.query_store import QueryStore
@@ -162,6 +169,8 @@ class Experiments:
                 await self.watch_once()
             except NoExperiment:
                 continue
+            except TrainerError as error:
+                _log.warning("cannot watch the experiment", problem=str(error))
             except Exception as error:
                 _log.error("cannot watch the experiment", exc_info=error)
 

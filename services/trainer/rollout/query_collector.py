@@ -125,7 +125,7 @@ class _Stream:
         while True:
             try:
                 state = await stub.GetQueryLogStats(pb.GetQueryLogStatsRequest(), timeout=STATUS_SECONDS)
-                await catch_up(stub, state.spool_id, self._erasures)
+                await catch_up(stub, state, self._erasures)
                 told = ""
             except (grpc.aio.AioRpcError, StorageFailed) as error:
                 problem = error.details() or error.code().name if isinstance(error, grpc.RpcError) else str(error)

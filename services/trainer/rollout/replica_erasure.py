@@ -79,18 +79,29 @@ async def erase_on_replicas(
     )
 
 
-async def catch_up(stub: "inference_pb2_grpc.InferenceServiceAsyncStub", spool_id: str, erasures: Erasures) -> None:
-    """Let the replica of a spool delete what was erased while it was away.
+async def catch_up(
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", state: pb.GetQueryLogStatsResponse, erasures: Erasures
+) -> None:
+    """Let a replica delete what was erased while it was away.
+
+    Args:
+        stub: the replica.
+        state: of its query log and its spool.
+        erasures: what was erased, and which spools are free of it.
 
     Raises:
         AioRpcError: the replica cannot delete it now.
         StorageFailed: the database cannot be read or written.
 
     """
+    spool_id = state.spool_id
     if not spool_id:
         return
     last = await asyncio.to_thread(erasures.last)
     done = await asyncio.to_thread(erasures.erased_by, spool_id)
+    if done is None and (state.file_bytes or state.rotated_files):
+        # The spool is new and the query log may not be: somebody may have deleted the spool before this one.
+        done = 0
     if done is not None:
         for erasure in await asyncio.to_thread(lambda: list(erasures.erasures_after(done))):
             request = pb.ForgetQueryRecordsRequest(query_ids=erasure.query_ids)

@@ -15,8 +15,10 @@ from moodfood.trainer.v1.trainer_pb2 import ReplicaOutcome
 
 from services.trainer.errors import ReplicaRejected
 
-# Loading takes tens of milliseconds. A replica that hangs delays a promotion by this time, once.
-PREPARE_DEADLINE_SECONDS = 10.0
+# Loading takes tens of milliseconds, but a slow bucket may take long to give the version. A replica that hangs delays a
+# promotion by this time, once. A rollback does not wait so long: the replicas still have the version, as a rule.
+PREPARE_DEADLINE_SECONDS = 30.0
+HURRIED_DEADLINE_SECONDS = 5.0
 COMMIT_DEADLINE_SECONDS = 1.5
 STATUS_DEADLINE_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.2
@@ -30,10 +32,6 @@ _REFUSALS = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.INTERNAL,
-}
-_DEADLINES = {
-    inference_pb2.RELOAD_PHASE_PREPARE: PREPARE_DEADLINE_SECONDS,
-    inference_pb2.RELOAD_PHASE_COMMIT: COMMIT_DEADLINE_SECONDS,
 }
 _DOING = {
     inference_pb2.RELOAD_PHASE_PREPARE: "while preparing",
@@ -97,11 +95,16 @@ async def resolve(targets: Sequence[str]) -> list[str]:
 async def prepare(
     addresses: Sequence[str], version: int, generation: int, *, hurry: bool = False
 ) -> list[ReplicaResult]:
-    """Ask every replica to load the version and keep it in memory. With `hurry`, wait for no replica that starts."""
+    """Ask every replica to load the version and keep it in memory.
+
+    With `hurry`, wait for no replica that starts, and for others at most HURRIED_DEADLINE_SECONDS.
+    """
     request = inference_pb2.ReloadModelRequest(
         version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_PREPARE
     )
-    return await _ask_all(addresses, request, 1 if hurry else STARTING_ATTEMPTS)
+    if hurry:
+        return await _ask_all(addresses, request, HURRIED_DEADLINE_SECONDS, 1)
+    return await _ask_all(addresses, request, PREPARE_DEADLINE_SECONDS, STARTING_ATTEMPTS)
 
 
 async def commit(addresses: Sequence[str], version: int, generation: int) -> list[ReplicaResult]:
@@ -109,7 +112,7 @@ async def commit(addresses: Sequence[str], version: int, generation: int) -> lis
     request = inference_pb2.ReloadModelRequest(
         version=version, generation=generation, phase=inference_pb2.RELOAD_PHASE_COMMIT
     )
-    return await _ask_all(addresses, request, 1)
+    return await _ask_all(addresses, request, COMMIT_DEADLINE_SECONDS, 1)
 
 
 async def ask_statuses(addresses: Sequence[str]) -> list[Replica]:
@@ -125,19 +128,19 @@ def merge_results(prepared: Sequence[ReplicaResult], committed: Sequence[Replica
 
 
 async def _ask_all(
-    addresses: Sequence[str], request: inference_pb2.ReloadModelRequest, attempts: int
+    addresses: Sequence[str], request: inference_pb2.ReloadModelRequest, seconds: float, attempts: int
 ) -> list[ReplicaResult]:
-    return list(await asyncio.gather(*(_ask(address, request, attempts) for address in addresses)))
+    return list(await asyncio.gather(*(_ask(address, request, seconds, attempts) for address in addresses)))
 
 
-async def _ask(address: str, request: inference_pb2.ReloadModelRequest, attempts: int) -> ReplicaResult:
+async def _ask(address: str, request: inference_pb2.ReloadModelRequest, seconds: float, attempts: int) -> ReplicaResult:
     """Ask one replica. Retry while it is busy, and at most `attempts` times while it cannot be reached."""
     left = {grpc.StatusCode.ABORTED: BUSY_ATTEMPTS, grpc.StatusCode.UNAVAILABLE: attempts}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         while True:
             try:
-                response = await stub.ReloadModel(request, timeout=_DEADLINES[request.phase])
+                response = await stub.ReloadModel(request, timeout=seconds)
                 return ReplicaResult(address, response.version)
             except grpc.aio.AioRpcError as error:
                 code, problem = error.code(), error.details() or error.code().name

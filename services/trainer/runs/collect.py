@@ -46,7 +46,7 @@ def repeat(plan: Plan, report: Report) -> tuple[DatasetSnapshot, pb.Snapshot]:
     """
     report(RunStage.CLEAN, 0.0)
     report(RunStage.SNAPSHOT, 0.0)
-    snapshot = read_snapshot(plan.snapshot_id, plan.registry.snapshots_folder)
+    snapshot = read_snapshot(plan.snapshot_id, plan.registry.repository)
     for version in plan.registry.versions.numbers():
         with contextlib.suppress(ModelVersionNotFound):
             earlier = plan.registry.versions.manifest(version).snapshot
@@ -86,7 +86,7 @@ def collect(
         _embed(embeddings, [example.text for example in cleaned.examples], report)
     suspected = find_label_noise(cleaned.examples, embeddings)
     suspects = _list_suspects(suspected, cleaned.contradictory)
-    replace_suspects(plan.database, suspects, feedback.begin if feedback else None)
+    replace_suspects(plan.database, suspects, feedback.erased_until if feedback else None)
     noise = select_to_leave_out(suspected, cleaned.examples)
     report(RunStage.SNAPSHOT, 0.0)
     doubted = {suspicion.example for suspicion in noise}
@@ -95,7 +95,7 @@ def collect(
         _select_usable(collected.held_out, collected.labels),
         [example for example in _select_usable(collected.golden, collected.labels) if example.labels],
     )
-    write_snapshot(snapshot, plan.registry.snapshots_folder)
+    write_snapshot(snapshot, plan.registry.repository)
     dropped = dict(cleaned.dropped)
     for reason, count in (("malformed_line", collected.malformed), ("suspected_label_noise", len(noise))):
         if count:

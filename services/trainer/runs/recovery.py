@@ -43,6 +43,7 @@ class Recovery:
                 # A trainer that was paused meanwhile must not end the run of the one that took over.
                 if not await asyncio.to_thread(self._leases.renew, lease):
                     return
+                await asyncio.to_thread(self._registry.delete_snapshots_of_dead_runs)
                 await self._end(run)
 
     async def recover_if_abandoned(self) -> None:

@@ -17,10 +17,12 @@ from services.trainer.dataset.examples import FROM_PEOPLE, Example
 from services.trainer.dataset.snapshot import DatasetSnapshot
 from services.trainer.dataset.snapshot_retention import delete_snapshots_with
 from services.trainer.dataset.vectors import forget_vectors
+from services.trainer.dataset.words import text_key
 from services.trainer.errors import ModelVersionNotFound, StageFailed
 from services.trainer.evaluation.gate import MIN_FEEDBACK_EXAMPLES, Decision, decide
 from services.trainer.evaluation.metrics import Evaluation, measure_accuracy
 from services.trainer.evaluation.reports import evaluation_report, promotion_decision
+from services.trainer.feedback.embedding_erasure import mark_clean
 from services.trainer.feedback.run_feedback import RunFeedback
 from services.trainer.fitting.fit import FITS_WITH_HEAD, FITS_WITHOUT_HEAD, Choices, FittedModel, fit
 from services.trainer.graphs.cascade import Cascade, lower_thresholds
@@ -86,6 +88,8 @@ def retrain(plan: Plan, report: Report) -> int:
     decision = decide(challenger.evaluation, champion, champion_version)
     report(RunStage.REGISTER, 0.0)
     if embeddings is not None:
+        if feedback is not None:
+            mark_clean(registry.embeddings_folder, feedback.erased_until)
         embeddings.save()
     # The last look comes after the last write of what people said: what is erased later is on disk, where the erasure
     # finds it.
@@ -96,11 +100,14 @@ def retrain(plan: Plan, report: Report) -> int:
 
 def _refuse_forgotten(snapshot: DatasetSnapshot, feedback: RunFeedback | None, registry: ModelRegistry) -> None:
     """Raise StageFailed if words of the snapshot were erased since the run began; delete what the run wrote of them."""
+    erased = feedback.erased_text_keys() if feedback is not None else set()
+    if not erased:
+        return
+    forget_vectors(registry.embeddings_folder, erased)
     said = {example.text for example in snapshot.fitted_examples if example.source in FROM_PEOPLE}
-    forgotten = feedback.forgotten(said) if feedback is not None else set()
+    forgotten = {text for text in said if text_key(text) in erased}
     if forgotten:
-        delete_snapshots_with(registry.snapshots_folder, forgotten)
-        forget_vectors(registry.embeddings_folder, forgotten)
+        delete_snapshots_with(registry.repository, forgotten)
         raise StageFailed(
             f"{len(forgotten)} of the texts that the run learned from were deleted while it was going on; "
             "start it again, and it learns what is left"

@@ -116,7 +116,7 @@ class Runner:
 
         """
         if snapshot_id:
-            await asyncio.to_thread(read_snapshot, snapshot_id, self._registry.snapshots_folder)
+            await asyncio.to_thread(read_snapshot, snapshot_id, self._registry.repository)
         run = begin_run("", trigger, validate_only=validate_only, request_id=request_id)
         # Shielded: a caller that goes away must not leave a run that is recorded and that nobody carries out.
         return await asyncio.shield(asyncio.create_task(self._begin(run, snapshot_id)))

@@ -28,7 +28,7 @@ from services.trainer.database.tables import (
     history,
     queries,
 )
-from services.trainer.dataset.snapshot import FORMER_SUFFIX, SUFFIX
+from services.trainer.dataset.snapshot_retention import list_snapshots
 from services.trainer.errors import BrokenData, StorageFailed, TrainerError
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.erasures import Erasures
@@ -256,11 +256,11 @@ def _check_old_files(stores: Stores) -> _Found:
 
 def _check_snapshots(stores: Stores) -> _Found:
     """Say which versions cannot be repeated. An erasure deletes snapshots, so a missing one is not wrong."""
-    folder, there = stores.registry.snapshots_folder, stores.registry.records.list_there()
+    snapshots = set(list_snapshots(stores.registry.repository))
     return {
         f"version {version} cannot be trained again: its snapshot {snapshot} was deleted": ""
-        for version, snapshot in there.items()
-        if snapshot and not any((folder / f"{snapshot}{suffix}").is_file() for suffix in (SUFFIX, FORMER_SUFFIX))
+        for version, snapshot in stores.registry.records.list_there().items()
+        if snapshot and snapshot not in snapshots
     }
 
 

@@ -6,7 +6,6 @@ Each step can be repeated. A call that was killed is continued by the next one: 
 known by their SHA-256, and they are put aside only when everything else is done.
 """
 
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, select
@@ -16,7 +15,7 @@ from services.trainer.database.tables import COUNTERS, moved_files
 from services.trainer.dataset.snapshot_retention import convert_snapshots
 from services.trainer.errors import BrokenData
 from services.trainer.feedback.query_store import QueryStore
-from services.trainer.graphs.version import read_learned_words
+from services.trainer.graphs.version import LearnedWords
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.upkeep.old_files import (
     QUERIES,
@@ -112,7 +111,7 @@ def _convert_snapshots(registry: ModelRegistry, folders: Folders, report: MoveRe
         put_aside(path, folders, f"models/{registry.model}/snapshots/{path.name}")
         report.files += 1
 
-    converted = convert_snapshots(registry.snapshots_folder, move)
+    converted = convert_snapshots(registry.folder, registry.repository, move)
     report.read[SNAPSHOTS] += converted.count + len(converted.damaged)
     report.stored[SNAPSHOTS] += converted.count
     for name in converted.damaged:
@@ -124,7 +123,7 @@ def _move_queries(database: Database, folders: Folders, registry: ModelRegistry,
     with database.read() as connection:
         if connection.scalar(select(moved_files.c.path).where(moved_files.c.path == LOG_NAME)) is not None:
             return
-    store = QueryStore(database, partial(read_learned_words, registry), keep)
+    store = QueryStore(database, LearnedWords(registry).read, keep)
     sha256 = store_queries(store, folders, keep, report)
     with database.write() as connection:
         _remember(connection, LOG_NAME, sha256, report.stored[QUERIES])

@@ -13,15 +13,34 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from services.language.text import normalise
+from services.repository.bucket import BucketRepository
+from services.repository.folder import FolderRepository
+from services.repository.objects import TimeLimits
 from services.trainer.dataset import snapshot_table
 from services.trainer.dataset.examples import FEEDBACK, TAXONOMY, Example
-from services.trainer.dataset.snapshot import choose_part, read_rows, read_snapshot, split, write_snapshot
+from services.trainer.dataset.snapshot import (
+    FORMER_SUFFIX,
+    DatasetSnapshot,
+    choose_part,
+    file_of,
+    read_rows,
+    read_snapshot,
+    split,
+    write_snapshot,
+)
 from services.trainer.dataset.words import digest_of_content
 from services.trainer.errors import SnapshotNotFound, StorageFailed
 from services.trainer.storage import replacing
 from tests.conftest import ROOT
+from tests.object_store import ObjectStore
 
 EXAMPLES = [Example(f"query number {n}", ("a",)) for n in range(500)]
+
+
+def write(snapshot: DatasetSnapshot, folder: Path) -> Path:
+    """Write a snapshot into a folder of models and return the path of its file."""
+    write_snapshot(snapshot, FolderRepository(folder))
+    return folder / file_of(snapshot.id)
 
 
 def test_example_never_changes_sides_as_data_grows() -> None:
@@ -83,8 +102,8 @@ def test_everything_but_test_examples_is_fitted_and_the_holdout_is_marked() -> N
 def test_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
     said = [Example("so good 🍕\n", ("a", "b"), FEEDBACK), Example("nothing", ())]
     written = split([*EXAMPLES, *said], [Example("kept", ("a",))], [Example("golden", ("a",))])
-    write_snapshot(written, tmp_path)
-    assert written == read_snapshot(written.id, tmp_path)
+    write(written, tmp_path)
+    assert written == read_snapshot(written.id, FolderRepository(tmp_path))
 
 
 def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
@@ -92,8 +111,8 @@ def test_name_of_a_snapshot_is_its_content(tmp_path: Path) -> None:
     other = split(EXAMPLES[:-1], [])
     assert first.id == again.id
     assert first.id != other.id
-    path = write_snapshot(first, tmp_path)
-    rows = list(read_rows(first.id, tmp_path))
+    path = write(first, tmp_path)
+    rows = list(read_rows(first.id, FolderRepository(tmp_path)))
     assert (500, f"{first.id}.parquet") == (len(rows), path.name)
     assert {"train", "withheld"} == {part for part, _ in rows}
 
@@ -114,41 +133,53 @@ def test_snapshots_written_by_earlier_releases_are_still_read(tmp_path: Path) ->
         {"text": "🍕", "labels": ["b"], "part": "golden", "source": "seed"},
     ]
     name = "ee95b657df59fcc0"
-    (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    snapshot = read_snapshot(name, tmp_path)
+    path = tmp_path / file_of(name, FORMER_SUFFIX)
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    snapshot = read_snapshot(name, FolderRepository(tmp_path))
     parts = (snapshot.train, snapshot.feedback_holdout, snapshot.holdout, snapshot.test, snapshot.golden)
     assert [[row["text"]] for row in rows] == [[example.text for example in part] for part in parts]
 
 
 def test_damaged_file_is_not_taken_for_the_snapshot_and_is_written_anew(tmp_path: Path) -> None:
     snapshot, other = split(EXAMPLES, []), split(EXAMPLES[:-1], [])
-    path = write_snapshot(snapshot, tmp_path)
-    intact, foreign = path.read_bytes(), write_snapshot(other, tmp_path).read_bytes()
+    path = write(snapshot, tmp_path)
+    intact, foreign = path.read_bytes(), write(other, tmp_path).read_bytes()
     torn = bytearray(intact)
     torn[100:200] = bytes(100)
     for damage in (intact[:-10], b"", b"garbage", bytes(torn), foreign):
         path.write_bytes(damage)
         with pytest.raises(SnapshotNotFound):
-            read_snapshot(snapshot.id, tmp_path)
-        write_snapshot(snapshot, tmp_path)
-        assert snapshot == read_snapshot(snapshot.id, tmp_path)
+            read_snapshot(snapshot.id, FolderRepository(tmp_path))
+        write(snapshot, tmp_path)
+        assert snapshot == read_snapshot(snapshot.id, FolderRepository(tmp_path))
 
 
-def test_intact_file_is_not_written_again_but_counts_as_the_newest(tmp_path: Path) -> None:
+def test_snapshot_that_is_written_again_counts_as_the_newest(tmp_path: Path) -> None:
     snapshot = split(EXAMPLES, [])
-    path = write_snapshot(snapshot, tmp_path)
+    path = write(snapshot, tmp_path)
+    content = path.read_bytes()
     os.utime(path, (1000, 1000))
-    inode = path.stat().st_ino
-    write_snapshot(snapshot, tmp_path)
-    assert (inode, True) == (path.stat().st_ino, path.stat().st_mtime > 1000)
+    write(snapshot, tmp_path)
+    assert (content, True) == (path.read_bytes(), path.stat().st_mtime > 1000)
+
+
+def test_trainer_reads_what_another_one_wrote_into_the_bucket(store: ObjectStore, tmp_path: Path) -> None:
+    url, snapshot = store.make_bucket(), split(EXAMPLES, [])
+    one, other = (BucketRepository(url, "m", tmp_path / name) for name in ("one", "other"))
+    write_snapshot(snapshot, one)
+    assert snapshot == read_snapshot(snapshot.id, other)
+    store.refuse = 10**9
+    with pytest.raises(StorageFailed, match="no usable answer in time"):
+        read_snapshot(snapshot.id, BucketRepository(url, "m", tmp_path / "other", TimeLimits(0.5, 0.5, 0.5)))
 
 
 def test_many_rows_are_written_and_read_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_table, "ROWS_AT_ONCE", 70)
     snapshot = split(EXAMPLES, [])
-    path = write_snapshot(snapshot, tmp_path)
+    path = write(snapshot, tmp_path)
     assert parquet.ParquetFile(path).num_row_groups == 8
-    assert snapshot == read_snapshot(snapshot.id, tmp_path)
+    assert snapshot == read_snapshot(snapshot.id, FolderRepository(tmp_path))
 
 
 class FullDisk(io.BytesIO):

@@ -4,6 +4,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import func, select, text, update
 from structlog.testing import capture_logs
@@ -11,9 +12,12 @@ from structlog.testing import capture_logs
 from services.trainer import __main__ as trainer
 from services.trainer.database.database import Database
 from services.trainer.database.tables import feedback, metadata, queries, review_items
+from services.trainer.dataset.vectors import digest_of, open_vectors, to_keys, write_vectors
 from services.trainer.dataset.words import text_key
 from services.trainer.errors import StorageFailed
 from services.trainer.feedback import deletion, erasures
+from services.trainer.feedback import erasure as erasure_module
+from services.trainer.feedback.embedding_erasure import EmbeddingErasure, mark_clean
 from services.trainer.feedback.erasure import Erased, Erasure, ReplicasErased
 from services.trainer.feedback.erasures import ErasedQueries, Erasures
 from services.trainer.feedback.query_store import QueryStore
@@ -46,7 +50,7 @@ class Places:
         return ReplicasErased(log_lines=len(query_ids), spooled=1, pending=1)
 
     def erasure(self, database: Database) -> Erasure:
-        return Erasure(database, self.delete, lambda _texts: 0, self.ask)
+        return Erasure(database, self.delete, lambda: 0, self.ask)
 
 
 def fill(database: Database) -> FeedbackStore:
@@ -238,16 +242,14 @@ async def test_query_with_the_text_of_a_statement_that_was_too_old_is_kept(datab
 
 async def test_run_that_goes_on_learns_what_was_erased_meanwhile(database: Database) -> None:
     fill(database)
-    before, texts = RunFeedback(database), ["anna one", "Anna two", "ben one", "seed"]
-    assert set() == before.forgotten(texts)
-    learned = {example.text for example in before.newest_first()}
+    before = RunFeedback(database)
+    assert set() == before.erased_text_keys()
     await Places().erasure(database).forget_person("anna")
-    assert {"anna one", "Anna two"} == before.forgotten(texts)
-    assert {"anna one", "anna two", "Anna two!", "somewhere"} == before.forgotten(learned)
-    assert set() == RunFeedback(database).forgotten(texts)
+    assert {text_key(said) for said in ("anna one", "anna two", "somewhere")} == before.erased_text_keys()
     later = RunFeedback(database)
+    assert set() == later.erased_text_keys()
     await Places().erasure(database).forget_person("ben")
-    assert {"ben one"} == later.forgotten(texts)
+    assert {text_key("ben one")} == later.erased_text_keys()
 
 
 async def test_run_that_goes_on_brings_no_erased_text_back_into_the_review_queue(database: Database) -> None:
@@ -255,7 +257,7 @@ async def test_run_that_goes_on_brings_no_erased_text_back_into_the_review_queue
     run = RunFeedback(database)
     suspects = [ReviewItem(example.text, Reason.DISAGREEING, 1.0) for example in run.newest_first()]
     await Places().erasure(database).forget_person("anna")
-    replace_suspects(database, suspects, run.begin)
+    replace_suspects(database, suspects, run.erased_until)
     assert "anna" not in left(database).lower()
     assert {item.text for item in ReviewQueue(database, set).items({Reason.DISAGREEING}, 9)[0]} == {"ben one"}
 
@@ -281,6 +283,84 @@ async def test_replica_that_was_away_is_told_later_what_to_delete(
     assert (
         log.erased_by("away"), list(log.erasures_after(4)), QueryStore(database).position_of("away")
     ) == (4, [], 0)  # fmt: skip
+
+
+def embed(folder: Path, *texts: str) -> None:
+    """Write a file with an embedding of each text."""
+    vectors = np.ones((len(texts), 2), dtype=np.float16)
+    write_vectors(folder / "encoder.vectors", to_keys(map(digest_of, texts)), 2, lambda places: vectors[places])
+
+
+def embedded(folder: Path, *texts: str) -> list[str]:
+    """Return those of some texts whose embeddings are there."""
+    rows = open_vectors(folder / "encoder.vectors").find(to_keys(map(digest_of, texts)))
+    return [text for text, row in zip(texts, rows.tolist(), strict=True) if row >= 0]
+
+
+async def test_every_trainer_deletes_from_its_own_embeddings_what_any_of_them_erases(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "ERASURES_AT_ONCE", 1)
+    fill(database)
+    texts = ("anna one", "Anna two!", "ben one", "nobody")
+    folders = [tmp_path / name for name in ("here", "there", "away")]
+    for folder in folders:
+        embed(folder, *texts)
+    here, there, away = (EmbeddingErasure(Erasures(database), folder) for folder in folders)
+    erasure = Erasure(database, lambda _texts: 0, here.catch_up)
+    assert (await erasure.forget_person("anna")).embeddings == 2
+    assert [there.catch_up(), there.catch_up()] == [2, 0]
+    assert (await erasure.forget_person("ben")).embeddings == 1
+    assert [away.catch_up(), there.catch_up()] == [3, 1]
+    assert [embedded(folder, *texts) for folder in folders] == [["nobody"]] * 3
+
+
+async def test_embeddings_that_were_erased_under_a_newer_database_are_looked_through_again(
+    database: Database, tmp_path: Path
+) -> None:
+    """A restored backup has given positions away that come again."""
+    fill(database)
+    embed(tmp_path, "anna one", "nobody")
+    (tmp_path / "erased").write_text("7")
+    subject = EmbeddingErasure(Erasures(database), tmp_path)
+    await Places().erasure(database).forget_person("anna")
+    assert [subject.catch_up(), embedded(tmp_path, "anna one", "nobody")] == [1, ["nobody"]]
+    assert EmbeddingErasure(Erasures(database), tmp_path / "nowhere").catch_up() == 0
+
+
+async def test_embeddings_that_a_run_writes_are_clean_up_to_its_beginning_only(
+    database: Database, tmp_path: Path
+) -> None:
+    fill(database)
+    run, subject = RunFeedback(database), EmbeddingErasure(Erasures(database), tmp_path)
+    embed(tmp_path, "nobody")
+    await Places().erasure(database).forget_person("anna")
+    assert subject.catch_up() == 0
+    # The run read "anna one" before it was erased, and dies before it can look again.
+    mark_clean(tmp_path, run.erased_until)
+    embed(tmp_path, "anna one", "nobody")
+    assert [subject.catch_up(), embedded(tmp_path, "anna one", "nobody")] == [1, ["nobody"]]
+
+
+async def test_trainer_follows_the_erasures_of_others_and_says_once_that_it_cannot(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure_module, "FOLLOW_SECONDS", 0.0)
+    calls, over = list[str](), asyncio.Event()
+
+    def catch_up() -> int:
+        calls.append("call")
+        if len(calls) < 4:
+            raise StorageFailed("away")
+        loop.call_soon_threadsafe(over.set)
+        return 0
+
+    loop = asyncio.get_running_loop()
+    with capture_logs() as logs:
+        following = asyncio.create_task(Erasure(database, lambda _texts: 0, catch_up).follow())
+        await over.wait()
+        following.cancel()
+    assert [line["problem"] for line in logs] == ["away"]
 
 
 async def test_person_is_forgotten_wholly_or_not_at_all(database: Database) -> None:

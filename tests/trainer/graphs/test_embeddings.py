@@ -7,6 +7,7 @@ import pytest
 
 from services.language.encoder import Encoder
 from services.trainer.dataset import vectors
+from services.trainer.dataset.words import text_key
 from services.trainer.graphs.embeddings import EmbeddingStore
 
 
@@ -108,7 +109,7 @@ def test_file_of_an_encoder_with_other_columns_counts_as_empty(tmp_path: Path) -
 def test_forgotten_texts_leave_the_files_of_all_encoders_and_other_texts_stay(tmp_path: Path) -> None:
     for name in ("length-1", "length-2"):
         one = EmbeddingStore(cast(Encoder, LengthEncoder(name)), tmp_path)
-        one.embed(["forget me", "keep me", "me too"])
+        one.embed(["forget me", "keep me", "me too", "Forget me!"])
         one.save()
     only = EmbeddingStore(cast(Encoder, LengthEncoder("length-3")), tmp_path)
     only.embed(["forget me"])
@@ -116,12 +117,12 @@ def test_forgotten_texts_leave_the_files_of_all_encoders_and_other_texts_stay(tm
     leftovers = [tmp_path / name for name in ("length-1.npz", ".length-2.npz.left", ".length-1.vectors.left")]
     for path in (*leftovers, tmp_path / "damaged.vectors"):
         path.write_text("forget me")
-    assert vectors.forget_vectors(tmp_path, ["forget me", "never said"]) == 3
+    assert vectors.forget_vectors(tmp_path, [text_key("forget me"), text_key("never said")]) == 5
     assert {"length-1.vectors", "length-2.vectors"} == {path.name for path in tmp_path.iterdir()}
     again, encoder = store(tmp_path)
     again.embed(["forget me", "keep me", "me too"])
     assert encoder.asked == ["forget me"]
-    assert vectors.forget_vectors(tmp_path / "nowhere", ["forget me"]) == 0
+    assert vectors.forget_vectors(tmp_path / "nowhere", [text_key("forget me")]) == 0
 
 
 def test_files_of_earlier_releases_are_deleted_when_there_is_a_new_one(tmp_path: Path) -> None:

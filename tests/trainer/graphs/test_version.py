@@ -7,21 +7,23 @@ from moodfood.registry.v1 import manifest_pb2
 
 from services.language.names import MANIFEST_FILE
 from services.trainer.dataset.examples import Example
-from services.trainer.dataset.snapshot import split, write_snapshot
+from services.trainer.dataset.snapshot import FOLDER, split, write_snapshot
 from services.trainer.errors import ModelVersionNotFound
 from services.trainer.fitting.fit import FittedModels, fit
 from services.trainer.graphs.export import export_graphs
 from services.trainer.graphs.version import (
+    READ_AGAIN_SECONDS,
+    LearnedWords,
     describe,
     evaluation_files,
     open_evaluation_model,
     open_serving_model,
-    read_learned_words,
     serving_files,
 )
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.storage import to_json
-from tests.registries import open_registry, promote
+from tests.object_store import ObjectStore
+from tests.registries import MODEL, database_beside, open_registry, promote
 
 EXAMPLES = [Example(f"{noun} number {n}", (noun,)) for n in range(40) for noun in ("soup", "cake")]
 TAUGHT = [Example(f"glorpy {n}", ("cake",)) for n in range(10)]
@@ -47,7 +49,7 @@ def register(registry: ModelRegistry, models: FittedModels) -> int:
 def register_snapshot(registry: ModelRegistry, *texts: str) -> int:
     """Register a version that was fitted to some texts, and has no graphs."""
     snapshot = split([Example(text, ("a",)) for text in texts], [])
-    write_snapshot(snapshot, registry.snapshots_folder)
+    write_snapshot(snapshot, registry.repository)
     manifest = manifest_pb2.Manifest(snapshot=manifest_pb2.Snapshot(id=snapshot.id))
     return registry.versions.register(lambda _version: {MANIFEST_FILE: to_json(manifest).encode()})
 
@@ -90,21 +92,40 @@ def test_labels_travel_in_the_metadata_of_a_graph(models: FittedModels) -> None:
 
 
 def test_learned_words_are_the_content_words_of_the_champions_examples(registry: ModelRegistry) -> None:
-    assert read_learned_words(registry) == frozenset()
+    learned = LearnedWords(registry)
+    assert learned.read() == frozenset()
     first = register_snapshot(registry, "the warm soups", "Cake!")
     second = register_snapshot(registry, "tea")
-    assert read_learned_words(registry) == frozenset()
+    assert learned.read() == frozenset()
     promote(registry, first)
-    assert {"warm", "soup", "cake"} == read_learned_words(registry)
+    assert {"warm", "soup", "cake"} == learned.read()
     promote(registry, second)
-    assert {"tea"} == read_learned_words(registry)
+    assert {"tea"} == learned.read()
 
 
-def test_no_words_are_learned_while_the_snapshot_cannot_be_read(registry: ModelRegistry) -> None:
+def test_no_words_are_learned_while_the_snapshot_cannot_be_read_and_it_is_read_again_later(
+    registry: ModelRegistry,
+) -> None:
     promote(registry, register_snapshot(registry, "some unusual pancakes"))
-    (path,) = registry.snapshots_folder.iterdir()
-    content = path.read_bytes()
+    (path,) = (registry.folder / FOLDER).iterdir()
+    content, now = path.read_bytes(), [0.0]
+    learned = LearnedWords(registry, lambda: now[0])
     path.unlink()
-    assert read_learned_words(registry) == frozenset()
+    assert learned.read() == frozenset()
     path.write_bytes(content)
-    assert {"unusual", "pancake"} <= read_learned_words(registry)
+    assert learned.read() == frozenset()
+    now[0] = READ_AGAIN_SECONDS
+    assert {"unusual", "pancake"} <= learned.read()
+    path.unlink()
+    now[0] *= 2
+    assert {"unusual", "pancake"} <= learned.read()
+
+
+def test_words_that_were_read_are_there_while_the_bucket_is_away(store: ObjectStore, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path, MODEL, 10, database_beside(tmp_path), store.make_bucket())
+    promote(registry, register_snapshot(registry, "some unusual pancakes"))
+    learned = LearnedWords(registry)
+    assert {"unusual", "pancake"} <= learned.read()
+    store.refuse = 10**9
+    assert {"unusual", "pancake"} <= learned.read()
+    assert store.refuse == 10**9

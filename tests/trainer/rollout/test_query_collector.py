@@ -1,6 +1,7 @@
 """What the trainer collects from real inference servers, while stores fail and both sides come and go."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -208,8 +209,9 @@ async def test_forgetting_nothing_asks_nobody() -> None:
     assert await forget([], []) == []
 
 
+@pytest.mark.parametrize("has_lost_its_spool", [False, True], ids=["spool kept", "spool lost"])
 async def test_replica_that_was_away_deletes_what_was_erased_meanwhile(
-    store: FailingStore, sqlite_url: str, tmp_path: Path
+    store: FailingStore, sqlite_url: str, tmp_path: Path, has_lost_its_spool: bool
 ) -> None:
     (port,) = free_ports(1)
     address, log = f"127.0.0.1:{port}", tmp_path / "query_logs.jsonl"
@@ -223,6 +225,8 @@ async def test_replica_that_was_away_deletes_what_was_erased_meanwhile(
             with database.write() as connection:
                 delete_person(connection, "anna")
         assert '"q1"' in log.read_text()
+        if has_lost_its_spool:
+            shutil.rmtree(tmp_path / "spool")
         async with replica(tmp_path, port):
             await until(lambda: '"q1"' not in log.read_text())
     assert '"q2"' in log.read_text()

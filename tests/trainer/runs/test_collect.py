@@ -6,6 +6,7 @@ import pytest
 
 from services.trainer.database.database import Database
 from services.trainer.dataset.examples import FEEDBACK, SEED, TAXONOMY
+from services.trainer.dataset.snapshot import read_snapshot
 from services.trainer.errors import BrokenData
 from services.trainer.feedback.review import Reason
 from services.trainer.feedback.review_queue import ReviewQueue
@@ -71,7 +72,7 @@ def test_snapshot_holds_seeds_feedback_and_descriptors_and_counts_what_was_dropp
     assert expected == learned
     assert dict(summary.dropped) == {"unknown_label": 1, "reserved_for_evaluation": 1}
     assert summary.feedback_records == 1
-    assert (plan.registry.snapshots_folder / f"{summary.id}.parquet").is_file()
+    assert snapshot == read_snapshot(summary.id, plan.registry.repository)
 
 
 def test_what_a_run_suspects_waits_for_a_person(tmp_path: Path, sqlite_url: str) -> None:

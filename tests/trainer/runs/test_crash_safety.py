@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from moodfood.inference.v1 import inference_pb2_grpc
 
-from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.dataset.snapshot import FOLDER, read_snapshot
 from services.trainer.errors import StorageFailed
 from services.trainer.graphs.version import open_evaluation_model
 from services.trainer.registry.registry import ModelRegistry
@@ -105,8 +105,8 @@ def test_run_with_a_full_disk_at_any_write_leaves_champion_and_registry_whole(
         assert [*registered, 2, 1] == fault.registry.versions.numbers(), fault
         fault.registry.repair()
         assert list(fault.registry.folder.glob(".unfinished-*")) == []
-    # The snapshot, the embeddings and eight files of the version; a folder that cannot be synced fails nothing.
-    assert [fault.status for fault in met].count(STORAGE_FAILED) == 10
+    # The snapshot, two files of embeddings and eight of the version; a folder that cannot be synced fails nothing.
+    assert [fault.status for fault in met].count(STORAGE_FAILED) == 11
     assert {fault.status for fault in met} == {STORAGE_FAILED, 0}
 
 
@@ -118,8 +118,8 @@ def test_run_killed_at_any_write_leaves_champion_and_registry_whole(
     assert {fault.status for fault in met} == {-signal.SIGKILL}
     for fault in met:
         assert_intact(fault.registry, alias)
-        for path in fault.registry.snapshots_folder.glob("[!.]*.parquet"):
-            read_snapshot(path.stem, fault.registry.snapshots_folder)
+        for name in fault.registry.repository.list_files(FOLDER):
+            read_snapshot(PurePosixPath(name).stem, fault.registry.repository)
         for leftover in fault.registry.folder.glob(".unfinished-*"):
             os.utime(leftover, (0, 0))  # a younger one could be another trainer's that is still written
         fault.registry.repair()

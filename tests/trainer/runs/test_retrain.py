@@ -12,7 +12,7 @@ import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.trainer.database.database import Database
-from services.trainer.dataset.snapshot import read_snapshot
+from services.trainer.dataset.snapshot import FOLDER, file_of, read_snapshot
 from services.trainer.dataset.vectors import digest_of, open_vectors, to_keys
 from services.trainer.errors import BrokenData, SnapshotNotFound, StageFailed
 from services.trainer.feedback.deletion import delete_person
@@ -125,7 +125,7 @@ def test_run_is_repeated_from_its_snapshot_by_another_process_and_gives_the_same
 def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models: Path) -> None:
     registry = open_registry(models)
     name = registry.versions.manifest(1).snapshot.id
-    path = registry.snapshots_folder / f"{name}.parquet"
+    path = registry.folder / file_of(name)
     for damage in (path.read_bytes()[:-20], b"", b'{"part": "nowhere"}\n'):
         path.write_bytes(damage)
         with pytest.raises(SnapshotNotFound, match=name):
@@ -136,7 +136,7 @@ def test_damaged_or_missing_snapshot_is_refused_by_name(small_data: Path, models
 
 def test_damaged_snapshot_is_written_anew_by_a_run_that_has_its_data(small_data: Path, models: Path) -> None:
     registry = open_registry(models)
-    path = registry.snapshots_folder / f"{registry.versions.manifest(1).snapshot.id}.parquet"
+    path = registry.folder / file_of(registry.versions.manifest(1).snapshot.id)
     intact = path.read_bytes()
     path.write_bytes(intact[:100])
     with pytest.raises(StageReached):
@@ -283,9 +283,9 @@ def test_words_that_are_deleted_while_a_run_goes_on_are_not_registered(
     with pytest.raises(StageFailed, match="1 of the texts that the run learned from were deleted"):
         retrain(plan, forgetting_at(stage, database))
     assert plan.registry.versions.numbers() == []
-    assert list(plan.registry.snapshots_folder.iterdir()) == []
+    assert plan.registry.repository.list_files(FOLDER) == []
     again = train(replace(plan, snapshot_id=""))
-    learned = read_snapshot(again.snapshot.id, plan.registry.snapshots_folder).fitted_examples
+    learned = read_snapshot(again.snapshot.id, plan.registry.repository).fitted_examples
     assert tuple(text in {example.text for example in learned} for text in ("the lamp", "my own lamp")) == (True, False)
 
 
@@ -297,7 +297,7 @@ def test_embeddings_of_words_that_are_deleted_while_a_run_goes_on_are_deleted_to
     plan = small_plan(small_data, models)
     with pytest.raises(StageFailed, match="were deleted"):
         retrain(plan, forgetting_at(RunStage.REGISTER, database))
-    (path,) = plan.registry.embeddings_folder.iterdir()
+    (path,) = plan.registry.embeddings_folder.glob("*.vectors")
     found = open_vectors(path).find(to_keys([digest_of("my secret porridge"), digest_of("pizza")]))
     assert (found[0], found[1] >= 0) == (-1, True)
     assert plan.registry.versions.numbers() == [2, 1]

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from services.trainer.database import leases as lease_times
 from services.trainer.database.leases import RUN, Leases
 from services.trainer.database.tables import leases
+from services.trainer.dataset.snapshot import FOLDER, file_of
 from services.trainer.errors import RetrainInProgress, StorageFailed
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.runs.runner import Runner
@@ -106,6 +107,22 @@ async def test_trainer_that_pauses_while_it_mends_ends_no_run_of_the_one_that_to
     await mending
     assert store.running() == await second.wait(run.run_id, 0)
     await second.close()
+
+
+async def test_snapshot_of_a_dead_run_is_deleted_because_something_in_it_may_have_been_erased(
+    trainers: tuple[Runner, Runner, RunStore], registry: ModelRegistry, tmp_path: Path
+) -> None:
+    first, second, _ = trainers
+    of_versions = registry.repository.list_files(FOLDER)
+    run = await first.start(pb.TRIGGER_MANUAL)
+    registry.repository.put_file(file_of("dead"), lambda file: file.write(b"rows"))
+    await second.recover()
+    assert file_of("dead") in registry.repository.list_files(FOLDER)
+    await asyncio.to_thread(change_lease, tmp_path, holder="elsewhere/ns|1|ab12cd34", expires_at=1)
+    await second.recover()
+    assert of_versions == registry.repository.list_files(FOLDER)
+    assert (await second.wait(run.run_id, None)).state == pb.RUN_STATE_FAILED
+    await first.close()
 
 
 async def test_run_that_was_taken_over_and_not_ended_says_so_itself(

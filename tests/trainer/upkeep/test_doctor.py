@@ -16,6 +16,7 @@ from services.trainer.database.database import Database, file_url
 from services.trainer.database.leases import CHAMPION, Leases
 from services.trainer.database.migrate import NEWEST
 from services.trainer.database.tables import alias_moves, counters, leases, unfinished_erasures, versions
+from services.trainer.dataset.snapshot import FOLDER
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
@@ -46,9 +47,8 @@ def make_stores(database: Database, folder: Path, models_url: str = "") -> Store
 
 def fill(stores: Stores) -> Stores:
     """Add versions 1 and 2 with their snapshots, the champion 1, and what people said."""
-    stores.registry.snapshots_folder.mkdir(parents=True)
     for version in (1, 2):
-        (stores.registry.snapshots_folder / f"s{version}.parquet").touch()
+        stores.registry.repository.put_file(f"{FOLDER}/s{version}.parquet", lambda _file: None)
         stores.registry.versions.register(lambda number: version_files(number, snapshot=f"s{number}"))
     promote(stores.registry, 1)
     FeedbackStore(stores.database).add([Feedback("one", ("soup",)), Feedback("two", ("soup",))])
@@ -244,7 +244,8 @@ async def test_object_that_is_damaged_in_a_bucket_is_found_beside_an_intact_copy
 
 
 async def test_deleted_snapshot_is_only_worth_knowing(stores: Stores) -> None:
-    shutil.rmtree(stores.registry.snapshots_folder)
+    for name in stores.registry.repository.list_files(FOLDER):
+        stores.registry.repository.delete_file(name)
     seen = await diagnose(stores, mend=False)
     assert (len(seen.notes), seen.wrong) == (2, ())
     lose_folder(stores)  # of version 2, whose snapshot is not missed any more then

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
+from services.repository.folder import FolderRepository
 from services.trainer.database import tables
 from services.trainer.database.database import DATABASE_FILE, Database, file_url
 from services.trainer.database.leases import RUN, Leases
@@ -183,7 +184,7 @@ def test_only_the_newest_queries_are_kept(database: Database, folders: Folders) 
 
 def test_snapshots_are_converted(database: Database, folders: Folders) -> None:
     move(database, folders)
-    assert read_snapshot(old.SNAPSHOT.id, folders.models / old.MODEL / "snapshots") == old.SNAPSHOT
+    assert read_snapshot(old.SNAPSHOT.id, FolderRepository(folders.models / old.MODEL)) == old.SNAPSHOT
     assert [f"{old.SNAPSHOT.id}.parquet"] == [
         path.name for path in (folders.models / old.MODEL / "snapshots").iterdir()
     ]
