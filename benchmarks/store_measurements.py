@@ -28,8 +28,10 @@ from services.trainer.api.status import read_status
 from services.trainer.api.versions import list_versions
 from services.trainer.database.database import Database
 from services.trainer.dataset.cleaning import clean
-from services.trainer.dataset.examples import FEEDBACK, Example
-from services.trainer.dataset.snapshot import read_rows, split, write_snapshot
+from services.trainer.dataset.examples import FEEDBACK as FROM_PEOPLE
+from services.trainer.dataset.examples import IMPORT as FROM_IMPORT
+from services.trainer.dataset.examples import Example
+from services.trainer.dataset.snapshot import SUFFIX, read_rows, split, write_snapshot
 from services.trainer.dataset.vectors import digest_of, open_vectors, to_keys, write_vectors
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
@@ -49,7 +51,12 @@ IMPORTED = 100_000
 # How often a call is timed; the first call of each is not counted.
 OFTEN, SELDOM = 25, 9
 
+STATUS, DUE, DRIFT, REVIEW = "status", "is retraining due", "drift", "a page of the review queue"
+RUNS, VERSIONS, HISTORY = "a page of runs", "the list of versions", "a page of the history"
+GIVE, GIVE_BY_ID, FORGET, KEEP = "give feedback", "give feedback by query id", "delete one text", "keep 500 queries"
+CALLS = (GIVE, GIVE_BY_ID, KEEP, FORGET, STATUS, DUE, DRIFT, REVIEW, RUNS, VERSIONS, HISTORY)
 COLLECT, EXPORT = "collect feedback for a run", "export all feedback"
+IMPORT, WAIT = "import 100,000 examples", "longest wait of another writer meanwhile"
 WRITE_SNAPSHOT, READ_SNAPSHOT, LOOK_UP = "write a snapshot", "read a snapshot", "open embeddings, look 256 up"
 
 NAMES = tuple(f"label_{number}" for number in range(LABELS))
@@ -66,6 +73,8 @@ class Cost:
 
 
 Costs = dict[str, Cost]
+# By number of rows.
+Measured = dict[int, Costs]
 
 
 def measure_in_process(*arguments: str) -> Costs:
@@ -91,23 +100,23 @@ def measure_calls(database: Database, models: Path) -> Costs:
         queries.keep(spool, BATCH, _make_records(spool))
 
     calls: dict[str, tuple[int, Callable[[], object]]] = {
-        "status": (SELDOM, lambda: read_status(check)),
-        "due": (SELDOM, check.judge),
-        "drift": (SELDOM, drift),
-        "a review page": (SELDOM, lambda: queue.items((), PAGE)),
-        "a page of runs": (OFTEN, lambda: list_page(runs, PAGE, "")),
-        "the versions": (OFTEN, lambda: list_versions(registry)),
-        "a page of history": (OFTEN, lambda: registry.history.entries(PAGE)),
-        "feedback": (OFTEN, lambda: feedback.add([Feedback(f"my own words {uuid.uuid4().hex}", NAMES[:1])])),
-        "feedback by query id": (
+        STATUS: (SELDOM, lambda: read_status(check)),
+        DUE: (SELDOM, check.judge),
+        DRIFT: (SELDOM, drift),
+        REVIEW: (SELDOM, lambda: queue.items((), PAGE)),
+        RUNS: (OFTEN, lambda: list_page(runs, PAGE, "")),
+        VERSIONS: (OFTEN, lambda: list_versions(registry)),
+        HISTORY: (OFTEN, lambda: registry.history.entries(PAGE)),
+        GIVE: (OFTEN, lambda: feedback.add([Feedback(f"my own words {uuid.uuid4().hex}", NAMES[:1])])),
+        GIVE_BY_ID: (
             OFTEN,
             lambda: loop.run_until_complete(intake.add(f"q{next(numbers)}", "", NAMES[:1], "somebody")),
         ),
-        "forget a person": (
+        FORGET: (
             OFTEN,
             lambda: loop.run_until_complete(erasure.forget_person(f"person-{next(numbers)}")),
         ),
-        "keep 500 queries": (SELDOM, keep_batch),
+        KEEP: (SELDOM, keep_batch),
     }
     return {name: measure(call, times) for name, (times, call) in calls.items()}
 
@@ -131,23 +140,18 @@ def measure_import(database: Database) -> Costs:
             waits.append(time.perf_counter() - began)
 
     writer = threading.Thread(target=write)
-    items = [Feedback(text, labels, source="import") for text, labels in _make_texts(IMPORTED)]
+    items = [Feedback(text, labels, source=FROM_IMPORT) for text, labels in _make_texts(IMPORTED)]
     writer.start()
     cost = measure(lambda: store.add(items))
     over.set()
     writer.join()
-    return {f"import {IMPORTED:,}": cost, "longest wait of another writer": Cost(max(waits), 0.0)}
+    return {IMPORT: cost, WAIT: Cost(max(waits), 0.0)}
 
 
 def measure_files(folder: Path, size: int) -> Costs:
     """Measure a snapshot and a file of embeddings of so many examples."""
-    examples = [Example(text, labels, FEEDBACK) for text, labels in _make_texts(size)]
-    snapshot = split(examples, ())
-    written = measure(lambda: write_snapshot(snapshot, folder))
-    path, name = write_snapshot(snapshot, folder), snapshot.id
-    digests = [digest_of(example.text) for example in examples]
-    del examples, snapshot
-    read = measure(lambda: sum(1 for _ in read_rows(name, folder)))
+    written, path, digests = _write_snapshot(folder, size)
+    read = measure(lambda: sum(1 for _ in read_rows(path.stem, folder)))
     keys, numbers = to_keys(digests), np.random.default_rng(1).standard_normal((4096, COLUMNS)).astype(np.float16)
     write_vectors(folder / "all.vectors", keys, COLUMNS, lambda places: numbers[places % 4096])
     asked = keys[:: max(1, size // 256)][:256]
@@ -162,6 +166,14 @@ def measure_files(folder: Path, size: int) -> Costs:
         READ_SNAPSHOT: read,
         LOOK_UP: Cost(looked_up.seconds, looked_up.peak_mb, (folder / "all.vectors").stat().st_size),
     }
+
+
+def _write_snapshot(folder: Path, size: int) -> tuple[Cost, Path, Sequence[bytes]]:
+    """Return the cost and the path of a snapshot, and the digests of its texts."""
+    examples = [Example(text, labels, FROM_PEOPLE) for text, labels in _make_texts(size)]
+    snapshot = split(examples, ())
+    cost = measure(lambda: write_snapshot(snapshot, folder))
+    return cost, folder / f"{snapshot.id}{SUFFIX}", [digest_of(example.text) for example in examples]
 
 
 def measure(call: Callable[[], object], times: int = 0) -> Cost:
@@ -198,13 +210,13 @@ def _make_records(spool: str) -> Sequence[QueryRecord]:
     return records
 
 
-def main(what: str, place: str, size: str) -> None:
+def main(what: str, place: str, size: str = "") -> None:
     """Print what was measured, as JSON.
 
     Args:
         what: "calls", "reading" or "import", which are asked of a database, or "files".
         place: URL of the database.
-        size: number of rows.
+        size: number of examples in the files.
 
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Fills a database with rows for `benchmarks/store.py`. The database makes the rows itself, so a million take seconds."""
+"""Fills a database with rows for `benchmarks/store.py`. The database makes the rows itself, which is quickest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +90,7 @@ def fill(database: Database, former: int, size: int) -> None:
         _insert(database, connection, "review_items", _REVIEW_ITEM, waiting + 1, min(size, MOST_WAITING))
         for statement in (
             f"UPDATE counters SET value = {size} WHERE name IN ('{FEEDBACK}', '{HISTORY}') AND value < {size}",
-            f"UPDATE counters SET value = {size + MORE_QUERIES} WHERE name = '{QUERIES}'",
+            f"UPDATE counters SET value = {size + MORE_QUERIES} WHERE name = '{QUERIES}' AND value < {size + MORE_QUERIES}",
             "UPDATE versions SET deleted_at = 1 WHERE deleted_at IS NULL",
             f"UPDATE versions SET deleted_at = NULL WHERE version = 1 OR version > {size - NEWEST_VERSIONS}",
             f"UPDATE versions SET manifest = '{_champion(size)}' WHERE version = 1",

@@ -15,7 +15,7 @@ from services.trainer.feedback.store import Feedback, FeedbackStore
 from tests.query_records import SPOOL, make_record
 
 # Tables with a bounded number of rows.
-BOUNDED = {"review_items", "newest", "CONSTANT"}
+BOUNDED = {"review_items", "newest", "texts", "asked", "CONSTANT"}
 
 
 def use_everything(database: Database) -> None:
