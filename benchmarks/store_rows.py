@@ -82,6 +82,7 @@ def fill(database: Database, former: int, size: int) -> None:
 
     Only the newest versions are there; the others were deleted. `former` is the size before, 0 for an empty database.
     """
+    queries = size + MORE_QUERIES
     with database.write() as connection:
         for name, (more, values) in _ROWS.items():
             used = last_position(connection, name) if name in COUNTERS else 0
@@ -90,7 +91,7 @@ def fill(database: Database, former: int, size: int) -> None:
         _insert(database, connection, "review_items", _REVIEW_ITEM, waiting + 1, min(size, MOST_WAITING))
         for statement in (
             f"UPDATE counters SET value = {size} WHERE name IN ('{FEEDBACK}', '{HISTORY}') AND value < {size}",
-            f"UPDATE counters SET value = {size + MORE_QUERIES} WHERE name = '{QUERIES}' AND value < {size + MORE_QUERIES}",
+            f"UPDATE counters SET value = {queries} WHERE name = '{QUERIES}' AND value < {queries}",
             "UPDATE versions SET deleted_at = 1 WHERE deleted_at IS NULL",
             f"UPDATE versions SET deleted_at = NULL WHERE version = 1 OR version > {size - NEWEST_VERSIONS}",
             f"UPDATE versions SET manifest = '{_champion(size)}' WHERE version = 1",
