@@ -78,13 +78,14 @@ class QueryStore:
             StorageFailed: nothing was stored.
 
         """
-        known_words = self._known_words()
+        # Before the lock is taken, because other writers wait for it.
+        known_words, read = self._known_words(), [read_record(record) for record in records]
         with self._database.write() as connection:
             lock_counters(connection, FEEDBACK, QUERIES)
             stored = connection.scalar(select(spools.c.position).where(spools.c.spool_id == spool_id))
             _advance(connection, spool_id, stored, position)
             skipped = max(0, (stored or 0) - (position - len(records)))
-            answered = _select_new(connection, [read_record(record) for record in records[skipped:]])
+            answered = _select_new(connection, read[skipped:])
             positions = next_positions(connection, QUERIES, len(answered))
             insert_many(
                 connection, queries, [_row(number, query) for number, query in zip(positions, answered, strict=True)]

@@ -9,7 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
-from services.trainer.database.database import ROWS_AT_ONCE, Database, database_time, in_parts, lock_counters
+from services.trainer.database.database import (
+    ROWS_AT_ONCE,
+    Database,
+    database_time,
+    in_parts,
+    insert_many,
+    lock_counters,
+)
 from services.trainer.database.tables import FEEDBACK, review_decisions, review_items
 from services.trainer.dataset.examples import REVIEW
 from services.trainer.errors import ReviewItemNotFound
@@ -167,7 +174,7 @@ def queue_suspects(connection: Connection, suspects: Iterable[ReviewItem]) -> in
     rows = [_row(item, FROM_TRAINING, now) for item in strongest if item.item_id not in decided]
     for part in in_parts(rows):
         _delete_rows(connection, part)
-        connection.execute(review_items.insert(), part)
+        insert_many(connection, review_items, part)
     _evict(connection)
     return len(rows)
 
@@ -187,7 +194,7 @@ def _replace_weaker(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
         ]
         if fresh:
             _delete_rows(connection, fresh)
-            connection.execute(review_items.insert(), fresh)
+            insert_many(connection, review_items, fresh)
 
 
 def _delete_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
