@@ -87,6 +87,8 @@ def fill(database: Database, former: int, size: int) -> None:
         if database.is_embedded:
             # The default of 2 MB is for the product; rows in the order of no index would go to disk again and again.
             connection.exec_driver_sql("PRAGMA cache_size=-400000")
+        else:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         for name, (more, values) in _ROWS.items():
             used = last_position(connection, name) if name in COUNTERS else 0
             _insert(database, connection, name, values, max(former + more if former else 0, used) + 1, size + more)
