@@ -30,11 +30,11 @@ SQLITE, POSTGRESQL, FILES = PARTS = ("sqlite", "postgresql", "files")
 
 @contextmanager
 def open_database(kind: str, folder: Path) -> Iterator[str]:
-    """Start an empty database with the defaults of its kind, which survive a loss of power, and yield its URL."""
+    """Yield the URL of an empty database that survives a loss of power. The server has the memory of a small one."""
     if kind == SQLITE:
         yield file_url(folder / "store.db")
         return
-    with running_postgres(options="-c max_wal_size=4GB") as server:
+    with running_postgres(options="-c shared_buffers=1GB -c max_wal_size=4GB") as server:
         yield server.url(server.create())
 
 
