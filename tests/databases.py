@@ -16,12 +16,18 @@ import psycopg
 from psycopg import sql
 
 START_SECONDS = 20
+# Tests need no database that survives a loss of power.
+QUICK = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=16MB"
 
 
 class PostgresServer:
-    """A PostgreSQL server on a free port of this machine, with its data in a temporary folder."""
+    """A PostgreSQL server on a free port of this machine, with its data in a temporary folder.
 
-    def __init__(self) -> None:
+    `options` are those of the program `postgres`.
+    """
+
+    def __init__(self, options: str = QUICK) -> None:
+        self._options = options.split()
         # PostgreSQL refuses to run as root. Another user can read neither the folders of root nor those of pytest, so
         # the programs are copied to a folder that anybody can read.
         self._folder = Path(tempfile.mkdtemp(prefix="moodfood-postgres-"))
@@ -44,10 +50,9 @@ class PostgresServer:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the server, also after `stop`, and wait until it takes connections."""
-        quick = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=16MB"
         self._process = subprocess.Popen(
             [self._programs / "bin" / "postgres", "-D", self._data, "-p", str(self.port), "-h", "127.0.0.1",
-             "-k", "", *quick.split()],
+             "-k", "", *self._options],
             user=self._user, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             cwd=self._data, start_new_session=True,
         )  # fmt: skip
@@ -115,8 +120,8 @@ def _find_free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
+def running_postgres(options: str = QUICK) -> Iterator[PostgresServer]:
+    server = PostgresServer(options)
     try:
         yield server
     finally:

@@ -56,6 +56,8 @@ def describe_problem(text: str) -> str:
         return f"has {len(text):,} characters; send at most {MAX_QUERY_CHARS:,}"
     if "\0" in text:
         return "contains a NUL character; send plain text"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "contains half of a surrogate pair; send valid Unicode"
     return ""

@@ -125,3 +125,16 @@ async def test_export_while_the_trainer_is_away_is_a_503() -> None:
     async with gateway() as client:
         answer = await client.get("/examples/export")
     assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+
+
+async def test_export_of_very_many_examples_is_not_cut_off() -> None:
+    seconds = list[float]()
+
+    class Exporting(Answering):
+        async def ExportExamples(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            seconds.append(context.time_remaining())
+            yield self._answer("ExportExamples", request)
+
+    async with gateway(trainer=Exporting()) as client:
+        assert (await client.get("/examples/export")).status_code == 200
+    assert seconds[0] > 1800

@@ -24,6 +24,8 @@ from services.gateway.routes.fields import Body, Label, Text, read
 TAG = "Label"
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
+# Ten million examples take minutes, and more when the caller reads slowly.
+EXPORT_SECONDS = 3600.0
 
 UserId = Annotated[str, Meta(max_length=128, description="Who says so")]
 ReviewReason = Literal["unspecified", "uncertain", "disagreeing", "drifting", "suspected_noise"]
@@ -236,7 +238,7 @@ async def _send_file(
 async def export_examples(peers: NamedDependency[Peers], file_format: FileFormat = "jsonl") -> Stream:
     """Return feedback, imports and reviews, oldest first, as a file that the import accepts."""
     call = peers.trainer.ExportExamples(
-        trainer_pb2.ExportExamplesRequest(format=_FORMATS[file_format]), timeout=peers.promotion_seconds
+        trainer_pb2.ExportExamplesRequest(format=_FORMATS[file_format]), timeout=EXPORT_SECONDS
     )
     responses = aiter(call)
     # The status can say that the trainer is away only as long as nothing was sent.

@@ -8,6 +8,7 @@ give up half-way. Readers never wait: the file is in WAL mode.
 """
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection, create_engine, event, func, select, update
+from sqlalchemy import Connection, Table, create_engine, event, func, select, text, update
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
@@ -34,6 +35,8 @@ STATEMENT_SECONDS = 60
 POOL_SIZE = 8
 # So many values fit into one statement of every SQLite.
 ROWS_AT_ONCE = 500
+# Far more rows fit into one value of JSON; this bounds its size.
+ROWS_OF_JSON = 5000
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 _WRITING = {"moodfood_writing": True}
@@ -196,6 +199,22 @@ def in_parts(values: Sequence[T], size: int = ROWS_AT_ONCE) -> Iterator[Sequence
     """Yield the values in parts that fit into one statement."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def insert_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows with a value for every column.
+
+    PostgreSQL gets them in one statement, which takes a fifth of the time of a statement for each row.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == SQLITE:
+        connection.execute(table.insert(), rows)
+        return
+    name = table.name
+    statement = f"INSERT INTO {name} SELECT * FROM json_populate_recordset(NULL::{name}, CAST(:rows AS json))"  # noqa: S608 - a table of ours
+    for part in in_parts(rows, ROWS_OF_JSON):
+        connection.execute(text(statement), {"rows": json.dumps(part, ensure_ascii=False)})
 
 
 def last_position(connection: Connection, counter: str) -> int:

@@ -10,7 +10,14 @@ from typing import Any
 from moodfood.events.v1.events_pb2 import QueryRecord
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
-from services.trainer.database.database import Database, database_time, in_parts, lock_counters, next_positions
+from services.trainer.database.database import (
+    Database,
+    database_time,
+    in_parts,
+    insert_many,
+    lock_counters,
+    next_positions,
+)
 from services.trainer.database.tables import (
     EMPTY,
     ERASURES,
@@ -71,16 +78,18 @@ class QueryStore:
             StorageFailed: nothing was stored.
 
         """
-        known_words = self._known_words()
+        # Before the lock is taken, because other writers wait for it.
+        known_words, read = self._known_words(), [read_record(record) for record in records]
         with self._database.write() as connection:
             lock_counters(connection, FEEDBACK, QUERIES)
             stored = connection.scalar(select(spools.c.position).where(spools.c.spool_id == spool_id))
             _advance(connection, spool_id, stored, position)
             skipped = max(0, (stored or 0) - (position - len(records)))
-            answered = _select_new(connection, [read_record(record) for record in records[skipped:]])
+            answered = _select_new(connection, read[skipped:])
             positions = next_positions(connection, QUERIES, len(answered))
-            for part in in_parts(list(zip(positions, answered, strict=True))):
-                connection.execute(queries.insert(), [_row(number, query) for number, query in part])
+            insert_many(
+                connection, queries, [_row(number, query) for number, query in zip(positions, answered, strict=True)]
+            )
             queue_up(connection, answered, known_words)
             if answered:
                 _prune(connection, positions[-1] - self._keep)
@@ -106,8 +115,8 @@ class QueryStore:
             lowest = connection.scalar(select(func.min(queries.c.position)))
             if lowest is None and answered:
                 lowest = next_positions(connection, QUERIES, room)[-1] + 1
-            for part in in_parts(list(enumerate(answered, (lowest or 0) - len(answered)))):
-                connection.execute(queries.insert(), [_row(number, query) for number, query in part])
+            first = (lowest or 0) - len(answered)
+            insert_many(connection, queries, [_row(number, query) for number, query in enumerate(answered, first)])
             if for_review:
                 queue_up(connection, answered, known_words)
         return len(answered)

@@ -8,6 +8,7 @@ marginal relevance, Carbonell and Goldstein, SIGIR 1998).
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from services.language.names import KEYWORD_STAGE
 from services.language.text import normalise
@@ -20,7 +21,7 @@ UNSURE_MARGIN = 0.2
 # A query is unfamiliar when at least this share of its content words is in no example that the champion learned.
 UNFAMILIAR_WORDS = 0.5
 # Every candidate is compared with every chosen item, so only this many candidates with the highest scores take part.
-MOST_COMPARED = 2000
+MOST_COMPARED = 1000
 
 
 class Reason(Enum):
@@ -55,7 +56,7 @@ class ReviewItem:
     labels: tuple[str, ...] = ()
     query_id: str = ""
 
-    @property
+    @cached_property
     def item_id(self) -> str:
         """Identifies the item. Texts that are the same after normalisation have the same id."""
         return text_key(self.text)

@@ -7,9 +7,16 @@ decided it; one from a query also when anybody has given feedback on its text.
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, distinct, func, select
+from sqlalchemy import Connection, delete, func, select
 
-from services.trainer.database.database import Database, database_time, in_parts, lock_counters
+from services.trainer.database.database import (
+    ROWS_AT_ONCE,
+    Database,
+    database_time,
+    in_parts,
+    insert_many,
+    lock_counters,
+)
 from services.trainer.database.tables import FEEDBACK, review_decisions, review_items
 from services.trainer.dataset.examples import REVIEW
 from services.trainer.errors import ReviewItemNotFound
@@ -27,7 +34,7 @@ from services.trainer.feedback.review import (
 )
 from services.trainer.feedback.store import FROM_QUERY, FROM_TRAINING, Feedback, find_labelled, store_feedback
 
-# So many texts wait at most. The oldest queries go first.
+# So many items wait at most. Those of the oldest queries go first.
 MOST_WAITING = 20_000
 # A training run may suspect so many examples at most; those that it is surest of stay.
 MOST_SUSPECTS = 5000
@@ -62,10 +69,10 @@ class ReviewQueue:
         while known_words and (familiar := [item for item in candidates if _is_familiar(item, known_words)]):
             self._drop(familiar)
             candidates = self._read_best(asked)
+        # PostgreSQL sorts to count distinct values, but not to group them.
+        texts = select(review_items.c.item_id).where(review_items.c.reason.in_(asked)).group_by(review_items.c.item_id)
         with self._database.read() as connection:
-            waiting = connection.scalar(
-                select(func.count(distinct(review_items.c.item_id))).where(review_items.c.reason.in_(asked))
-            )
+            waiting = connection.scalar(select(func.count()).select_from(texts.subquery("texts")))
         return choose(candidates, count), waiting or 0
 
     def item(self, item_id: str) -> ReviewItem:
@@ -167,7 +174,7 @@ def queue_suspects(connection: Connection, suspects: Iterable[ReviewItem]) -> in
     rows = [_row(item, FROM_TRAINING, now) for item in strongest if item.item_id not in decided]
     for part in in_parts(rows):
         _delete_rows(connection, part)
-        connection.execute(review_items.insert(), part)
+        insert_many(connection, review_items, part)
     _evict(connection)
     return len(rows)
 
@@ -187,7 +194,7 @@ def _replace_weaker(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
         ]
         if fresh:
             _delete_rows(connection, fresh)
-            connection.execute(review_items.insert(), fresh)
+            insert_many(connection, review_items, fresh)
 
 
 def _delete_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -197,17 +204,15 @@ def _delete_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
 
 
 def _evict(connection: Connection) -> None:
-    """Delete the oldest queries' items until at most MOST_WAITING texts wait."""
-    waiting = connection.scalar(select(func.count(distinct(review_items.c.item_id)))) or 0
-    while waiting > MOST_WAITING:
+    """Delete the oldest queries' items until at most MOST_WAITING wait."""
+    surplus = (connection.scalar(select(func.count()).select_from(review_items)) or 0) - MOST_WAITING
+    while surplus > 0:
         oldest = select(review_items.c.item_id).where(review_items.c.origin == FROM_QUERY)
-        ids = connection.scalars(oldest.order_by(review_items.c.at).limit(min(waiting - MOST_WAITING, 500))).all()
+        ids = connection.scalars(oldest.order_by(review_items.c.at).limit(min(surplus, ROWS_AT_ONCE))).all()
         if not ids:
             return
-        connection.execute(
-            delete(review_items).where(review_items.c.item_id.in_(ids), review_items.c.origin == FROM_QUERY)
-        )
-        waiting = connection.scalar(select(func.count(distinct(review_items.c.item_id)))) or 0
+        doomed = delete(review_items).where(review_items.c.item_id.in_(ids), review_items.c.origin == FROM_QUERY)
+        surplus -= connection.execute(doomed).rowcount
 
 
 def _find_settled(connection: Connection, keys: Collection[str]) -> set[str]:

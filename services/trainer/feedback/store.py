@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, distinct, func, select
+from sqlalchemy import Connection, String, column, delete, distinct, exists, func, select, values
 
 from services.trainer.database.database import (
+    ROWS_AT_ONCE,
     Database,
     database_time,
     in_parts,
+    insert_many,
     last_position,
     lock_counters,
     next_positions,
@@ -65,9 +67,11 @@ class FeedbackStore:
             StorageFailed: no item was stored.
 
         """
+        # Made before the lock is taken, because other writers wait for it.
+        rows = _make_rows(items)
         with self._database.write() as connection:
             lock_counters(connection, FEEDBACK)
-            return store_feedback(connection, items)
+            return _store(connection, items, rows)
 
     def watermark(self) -> int:
         """Return the position of the newest record that was ever stored; 0 before the first."""
@@ -134,33 +138,21 @@ class FeedbackStore:
 
 def store_feedback(connection: Connection, items: Sequence[Feedback]) -> list[str]:
     """Store items in a transaction that has locked the counter FEEDBACK, and return their ids in order."""
-    known = find_earlier(connection, items)
-    _check_repeated(
-        connection, {known[key]: item for item in items if (key := (item.user_id, item.request_id)) in known}
-    )
-    ids, fresh = [], list[tuple[str, Feedback]]()
-    for item in items:
-        feedback_id = known.get((item.user_id, item.request_id)) if item.request_id else None
-        if feedback_id is None:
-            feedback_id = uuid.uuid4().hex
-            fresh.append((feedback_id, item))
-            if item.request_id:
-                known[item.user_id, item.request_id] = feedback_id
-        ids.append(feedback_id)
-    now = database_time(connection) if fresh else 0
-    positions = next_positions(connection, FEEDBACK, len(fresh))
-    for part in in_parts(list(zip(positions, fresh, strict=True))):
-        insert_rows(connection, [make_row(position, feedback_id, item, now) for position, (feedback_id, item) in part])
-    return ids
+    return _store(connection, items, _make_rows(items))
 
 
 def insert_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows of feedback. Queries with these texts need no reviewer any more."""
-    connection.execute(feedback.insert(), rows)
-    keys = {row["text_key"] for row in rows}
-    connection.execute(
-        delete(review_items).where(review_items.c.item_id.in_(keys), review_items.c.origin == FROM_QUERY)
-    )
+    insert_many(connection, feedback, rows)
+    keys: Collection[str] = {row["text_key"] for row in rows}
+    if len(keys) > ROWS_AT_ONCE:
+        # The queue is short, so it is quicker to look which of these texts are in it.
+        waiting = connection.scalars(select(review_items.c.item_id).where(review_items.c.origin == FROM_QUERY))
+        keys = set(waiting).intersection(keys)
+    for part in in_parts(list(keys)):
+        connection.execute(
+            delete(review_items).where(review_items.c.item_id.in_(part), review_items.c.origin == FROM_QUERY)
+        )
 
 
 def make_row(position: int, feedback_id: str, item: Feedback, at: int) -> Mapping[str, Any]:
@@ -183,7 +175,10 @@ def find_labelled(connection: Connection, keys: Collection[str]) -> set[str]:
     """Return those of some text keys that people have said something about."""
     found: set[str] = set()
     for part in in_parts(list(keys)):
-        found.update(connection.scalars(select(feedback.c.text_key).where(feedback.c.text_key.in_(part)).distinct()))
+        asked = values(column("text_key", String), name="asked").data([(key,) for key in part]).cte("asked")
+        # One statement about a text is enough to know, however many there are.
+        is_labelled = exists().where(feedback.c.text_key == asked.c.text_key)
+        found.update(connection.scalars(select(asked.c.text_key).where(is_labelled)))
     return found
 
 
@@ -200,6 +195,33 @@ def find_earlier(connection: Connection, items: Sequence[Feedback]) -> dict[tupl
         )
         found.update(((row.user_id, row.request_id), row.feedback_id) for row in rows)
     return found
+
+
+def _make_rows(items: Sequence[Feedback]) -> list[Mapping[str, Any]]:
+    """Return the rows of items that have no position and no time yet."""
+    return [make_row(0, uuid.uuid4().hex, item, 0) for item in items]
+
+
+def _store(connection: Connection, items: Sequence[Feedback], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = find_earlier(connection, items)
+    _check_repeated(
+        connection, {known[key]: item for item in items if (key := (item.user_id, item.request_id)) in known}
+    )
+    ids, fresh = list[str](), list[Mapping[str, Any]]()
+    for row in rows:
+        request = row["user_id"], row["request_id"]
+        feedback_id = known.get(request) if row["request_id"] else None
+        if feedback_id is None:
+            feedback_id = known[request] = row["feedback_id"]
+            fresh.append(row)
+        ids.append(feedback_id)
+    if fresh:
+        positions, now = next_positions(connection, FEEDBACK, len(fresh)), database_time(connection)
+        insert_rows(
+            connection,
+            [{**row, "position": position, "at": now} for position, row in zip(positions, fresh, strict=True)],
+        )
+    return ids
 
 
 def _check_repeated(connection: Connection, repeated: Mapping[str, Feedback]) -> None:
