@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +24,8 @@ import numpy as np
 from moodfood.events.v1.events_pb2 import QueryRecord
 
 from benchmarks.store_rows import LABELS, MODEL, write_alias
+from services.repository.folder import FolderRepository
+from services.repository.repository import Repository
 from services.trainer.api.operations import list_page
 from services.trainer.api.status import read_status
 from services.trainer.api.versions import list_versions
@@ -31,7 +34,7 @@ from services.trainer.dataset.cleaning import clean
 from services.trainer.dataset.examples import FEEDBACK as FROM_PEOPLE
 from services.trainer.dataset.examples import IMPORT as FROM_IMPORT
 from services.trainer.dataset.examples import Example
-from services.trainer.dataset.snapshot import SUFFIX, read_rows, split, write_snapshot
+from services.trainer.dataset.snapshot import FOLDER, SUFFIX, read_rows, split, write_snapshot
 from services.trainer.dataset.vectors import digest_of, open_vectors, to_keys, write_vectors
 from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.intake import Intake
@@ -150,8 +153,9 @@ def measure_import(database: Database) -> Costs:
 
 def measure_files(folder: Path, size: int) -> Costs:
     """Measure a snapshot and a file of embeddings of so many examples."""
-    written, path, digests = _write_snapshot(folder, size)
-    read = measure(lambda: sum(1 for _ in read_rows(path.stem, folder)))
+    repository = FolderRepository(folder)
+    written, path, digests = _write_snapshot(repository, folder, size)
+    read = measure(lambda: deque(read_rows(path.stem, repository), maxlen=0))
     keys, numbers = to_keys(digests), np.random.default_rng(1).standard_normal((4096, COLUMNS)).astype(np.float16)
     write_vectors(folder / "all.vectors", keys, COLUMNS, lambda places: numbers[places % 4096])
     asked = keys[:: max(1, size // 256)][:256]
@@ -168,12 +172,12 @@ def measure_files(folder: Path, size: int) -> Costs:
     }
 
 
-def _write_snapshot(folder: Path, size: int) -> tuple[Cost, Path, Sequence[bytes]]:
+def _write_snapshot(repository: Repository, folder: Path, size: int) -> tuple[Cost, Path, Sequence[bytes]]:
     """Return the cost and the path of a snapshot, and the digests of its texts."""
     examples = [Example(text, labels, FROM_PEOPLE) for text, labels in _make_texts(size)]
     snapshot = split(examples, ())
-    cost = measure(lambda: write_snapshot(snapshot, folder))
-    return cost, folder / f"{snapshot.id}{SUFFIX}", [digest_of(example.text) for example in examples]
+    cost = measure(lambda: write_snapshot(snapshot, repository))
+    return cost, folder / FOLDER / f"{snapshot.id}{SUFFIX}", [digest_of(example.text) for example in examples]
 
 
 def measure(call: Callable[[], object], times: int = 0) -> Cost:
