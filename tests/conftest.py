@@ -84,6 +84,12 @@ def migrated_postgres(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture(scope="session")
+def _empty_postgres() -> list[str]:
+    """Names of databases with all tables and no rows, which earlier tests have used. To make one takes longer."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with all tables and no rows, which the tests copy."""
     path = tmp_path_factory.mktemp("database") / "moodfood.db"
@@ -104,9 +110,13 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.getfixturevalue("sqlite_url")
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.create(request.getfixturevalue("migrated_postgres"))
+    empty: list[str] = request.getfixturevalue("_empty_postgres")
+    name = empty.pop() if empty else server.create(request.getfixturevalue("migrated_postgres"))
     yield server.url(name)
-    server.drop(name)
+    if server.empty(name):
+        empty.append(name)
+    else:
+        server.drop(name)
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from services.trainer.database.migrate import NEWEST
+from services.trainer.database.tables import COUNTERS, metadata
+
 START_SECONDS = 20
 # Tests need no database that survives a loss of power.
 QUICK = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=16MB"
@@ -76,6 +79,21 @@ class PostgresServer:
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
             )
         return name
+
+    def empty(self, name: str) -> bool:
+        """Bring a database with all tables back to how it began. Returns false if that cannot be done."""
+        try:
+            with psycopg.connect(self.url(), autocommit=True) as connection:
+                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            with psycopg.connect(self.url(name), options="-c lock_timeout=5s") as connection:
+                for table in metadata.tables:
+                    connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+                for counter in COUNTERS:
+                    connection.execute("INSERT INTO counters (name, value) VALUES (%s, 0)", [counter])
+                connection.execute("UPDATE alembic_version SET version_num = %s", [NEWEST])
+        except psycopg.Error:
+            return False
+        return True
 
     def drop(self, name: str) -> None:
         with contextlib.suppress(psycopg.Error), psycopg.connect(self.url(), autocommit=True) as connection:

@@ -23,7 +23,7 @@ from tests.conftest import ENCODER, ROOT
 
 PATIENCE_SECONDS = 60.0
 # Between two calls of one caller. Callers without a pause would take the processors from the training run beside them.
-PAUSE_SECONDS = 0.005
+PAUSE_SECONDS = 0.02
 
 
 def free_ports(count: int) -> list[int]:
@@ -197,7 +197,7 @@ class Traffic:
 
 @contextmanager
 def traffic(target: System, seconds_at_most: float = 60.0) -> Iterator[Traffic]:
-    """Ask over REST and over gRPC, about a hundred times a second on each, until the block ends."""
+    """Ask over REST and over gRPC, dozens of times a second on each, until the block ends."""
     seen, over, deadline = Traffic(), threading.Event(), time.monotonic() + seconds_at_most
 
     def ask_rest() -> None:

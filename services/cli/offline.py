@@ -46,13 +46,14 @@ def train(
 
     The feedback of the data folder is learned too, unless --model or --models name another model than the settings do.
     """
+    if bool(examples) == bool(snapshot):
+        fail("name either --examples or --snapshot")
+    _check_there(*(examples or ()), taxonomy, held_out, golden)
     from services.cli import offline_work
     from services.trainer.rollout.rehearsal import MEBIBYTE
     from services.trainer.runs.plan import Plan
 
     configure_logs("WARNING")
-    if bool(examples) == bool(snapshot):
-        fail("name either --examples or --snapshot")
     settings = load_settings(Settings)
     models_dir, name = models or settings.models_dir, model or settings.model
     # Feedback belongs to the model that the data folder is for; leaving it out would unlearn it.
@@ -95,6 +96,7 @@ def evaluate(
 
     Examples with an empty list of labels are out of scope: the right answer to them is none.
     """
+    _check_there(*examples)
     from services.cli import offline_work
     from services.trainer.runs.plan import Plan
 
@@ -113,6 +115,12 @@ def evaluate(
     with _one_line_errors():
         summary = offline_work.evaluate_version(plan, version)
     print_json(summary) if as_json else print_facts(summary)
+
+
+def _check_there(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.exists():
+            fail(f"there is no file {path}")
 
 
 def _choose_database(settings: Settings, models_dir: Path) -> str:

@@ -39,9 +39,6 @@ def train(plan: Plan, rehearsal_memory_bytes: int) -> dict[str, Any]:
     """
     began = time.perf_counter()
     plan = replace(plan, run_id=BY)
-    for name in (*plan.seed_files, plan.taxonomy_file, plan.held_out_file, plan.golden_file):
-        if name and not Path(name).exists():
-            raise BrokenData(f"there is no file {name}")
     if plan.encoder_dir and not Path(plan.encoder_dir).is_dir():
         note(f"no encoder in {plan.encoder_dir}: training without the transformer stage; `make encoder` builds it")
     migrate(plan.database)
