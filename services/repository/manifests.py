@@ -17,7 +17,7 @@ def read_checksums(version: int, manifest: bytes) -> dict[str, FileChecksum]:
     except (ValueError, json_format.ParseError) as error:
         raise DamagedVersion(version, f"{MANIFEST_FILE} cannot be read") from error
     for listed in parsed.files:
-        if Path(listed.path).name != listed.path:
+        if listed.path in {"", ".", ".."} or Path(listed.path).name != listed.path:
             raise DamagedVersion(version, f"{listed.path!r} in its manifest is no name of a file")
     return {listed.path: listed for listed in parsed.files}
 

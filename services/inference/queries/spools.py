@@ -137,8 +137,9 @@ class Spools:
             if descriptor is None:
                 return
             if not is_new and not (folder / RECORDS_FILE).exists():
-                # Without its file it cannot tell which positions it has given.
-                shutil.rmtree(folder, ignore_errors=True)
+                # A process that died at once has left it; or it is none of ours, and then it is not empty.
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
                 os.close(descriptor)
                 return
             try:

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.trainer.errors import StorageFailed
+
 _log = structlog.get_logger()
 
 
@@ -24,7 +26,14 @@ class TrainerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric. Prometheus calls this at each scrape, in a thread of the metrics server."""
-        status = self._status()
+        reachable, meaning = "moodfood_storage_reachable", "1 when database and models can be read; else 0, and no more"
+        try:
+            status, ended = self._status(), self._count_ended()
+        except StorageFailed as error:
+            _log.warning("cannot read the metrics", problem=str(error))
+            yield GaugeMetricFamily(reachable, meaning, value=0)
+            return
+        yield GaugeMetricFamily(reachable, meaning, value=1)
         drift = status.drift
         values = {
             "champion_version": ("Version of the champion, 0 when there is none", status.model_status.version),
@@ -51,7 +60,7 @@ class TrainerCollector(Collector):
         runs = CounterMetricFamily(
             "moodfood_training_runs", "Training runs that have ended, by state", labels=["state"]
         )
-        for state, count in self._count_ended().items():
+        for state, count in ended.items():
             runs.add_metric([pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()], count)
         yield runs
 

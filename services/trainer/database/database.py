@@ -146,12 +146,15 @@ def read_url(url: str | URL) -> URL:
     except (ArgumentError, ValueError):
         # A port that is no number is a ValueError.
         parsed = None
-    if parsed is None or parsed.get_backend_name() not in {SQLITE, POSTGRESQL, "postgres"}:
+    backend = parsed.get_backend_name() if parsed is not None else ""
+    # In memory, each connection would have a database of its own.
+    is_in_memory = backend == SQLITE and parsed is not None and parsed.database in {None, "", ":memory:"}
+    if parsed is None or is_in_memory or backend not in {SQLITE, POSTGRESQL, "postgres"}:
         raise BrokenData(
             "MOODFOOD_DATABASE_URL is not the URL of a database; use postgresql://user:password@host:5432/database, "
             "or leave it empty for a file in the data folder"
         )
-    if parsed.get_backend_name() == SQLITE:
+    if backend == SQLITE:
         return parsed.set(drivername=SQLITE)
     return parsed.set(drivername="postgresql+psycopg")
 

@@ -208,10 +208,13 @@ def test_spool_whose_folder_was_deleted_begins_anew_under_another_id(tmp_path: P
 
 def test_left_folder_that_cannot_be_used_does_not_keep_a_process_from_writing(tmp_path: Path) -> None:
     (tmp_path / "without records").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "lost+found" / "not ours").touch()
     (tmp_path / "broken" / RECORDS_FILE).mkdir(parents=True)
     spools = Spools(tmp_path, MAX_BYTES)
     spools.append(contents(1, 1))
     assert (tmp_path / "without records").exists() is False
+    assert (tmp_path / "lost+found" / "not ours").exists()
     assert read_ids(spools) == ["q1"]
 
 

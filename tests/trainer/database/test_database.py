@@ -17,7 +17,16 @@ def test_what_people_said_is_in_no_message_of_the_database(database: Database) -
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://anna:secret@host:port/db", "postgresql://[::1/db", "mysql://host/db", "moodfood.db", ""]
+    "url",
+    [
+        "postgresql://anna:secret@host:port/db",
+        "postgresql://[::1/db",
+        "mysql://host/db",
+        "moodfood.db",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
 )
 def test_address_that_cannot_be_one_of_a_database_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(BrokenData, match="MOODFOOD_DATABASE_URL") as refusal:
