@@ -17,7 +17,8 @@ from services.trainer.errors import BrokenData, NoChampion, VersionRefused
 from services.trainer.evaluation.reports import evaluation_report
 from services.trainer.graphs.embeddings import open_embeddings
 from services.trainer.graphs.version import open_serving_model
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.rollout.rehearsal import RehearsalSetup, rehearse
 from services.trainer.runs.measure import measure
 from services.trainer.runs.plan import Plan

@@ -23,7 +23,8 @@ from services.trainer.database.leases import CHAMPION
 from services.trainer.registry.alias import Alias, Move
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
-from services.trainer.rollout.champion import Champion, Change, ChangeResult
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change, ChangeResult
 from tests.conftest import ROOT
 from tests.registries import MODEL, database_beside, leases_of, open_registry
 from tests.system import eventually, free_ports

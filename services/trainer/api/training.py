@@ -18,7 +18,8 @@ from services.trainer.api.status import read_status
 from services.trainer.api.versions import list_versions, read_evaluation
 from services.trainer.errors import TrainingRunNotFound
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.runs.runner import Runner
 from services.trainer.runs.store import RunStore
 from services.trainer.schedule.due import DueCheck, start_if_due

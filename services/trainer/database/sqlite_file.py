@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from services.repository.disk import replacing, sync_file, sync_folder
-from services.trainer.database.database import LOCK_SECONDS, explain
+from services.trainer.database.database import explain
+from services.trainer.database.engine import LOCK_SECONDS
 from services.trainer.errors import BrokenData, StorageFailed
 
 # What SQLite keeps beside a file while it is in use.

@@ -16,23 +16,19 @@ under a higher generation, and every replica comes to it.
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
-from sqlalchemy.exc import IntegrityError
 
 from services.language.names import ALIAS_FILE
 from services.repository.errors import Changed
 from services.repository.repository import Repository
 from services.trainer.database.database import Database
-from services.trainer.database.tables import alias_moves
-from services.trainer.errors import ChampionChanged, PromotionInProgress, StorageFailed
+from services.trainer.errors import ChampionChanged, StorageFailed
 from services.trainer.registry.history import History
+from services.trainer.registry.moves import Moves, PendingMove
 from services.trainer.storage import parse_message, repository_errors, to_json
 
-PENDING, DONE, TAKEN_BACK = "pending", "done", "taken_back"
 # More than are taken between a backup and its restoration.
 SKIPPED_GENERATIONS = 1000
 
@@ -58,14 +54,6 @@ class Move:
 
 
 @dataclass(frozen=True)
-class PendingMove:
-    """A move that has begun and has not ended. `version` is 0 when it only skips generations."""
-
-    version: int
-    generation: int
-
-
-@dataclass(frozen=True)
 class _Found:
     """The alias, rebuilt from the history when its file is damaged, and the tag of the file; None without a file."""
 
@@ -80,7 +68,7 @@ class Alias:
     def __init__(self, repository: Repository, database: Database, model: str, history: History) -> None:
         self._repository = repository
         self._database = database
-        self._model = model
+        self._moves = Moves(database, model)
         self._history = history
 
     def read(self) -> pb.ChampionAlias | None:
@@ -97,9 +85,7 @@ class Alias:
 
     def next_generation(self, above: int = 0) -> int:
         """Return a generation that is higher than `above` and than every generation that was ever taken."""
-        alias, moves = self.read(), select(func.max(alias_moves.c.generation)).where(self._of_model())
-        with self._database.read() as connection:
-            taken = connection.scalar(moves) or 0
+        alias, taken = self.read(), self._moves.highest_generation()
         return max(above, taken, self._history.highest_generation(), alias.generation if alias else 0) + 1
 
     def begin_move(
@@ -144,14 +130,7 @@ class Alias:
             by=by,
             reason=reason,
         )
-        row = {"model": self._model, "generation": generation, "version": version, "expected": expected}
-        try:
-            with self._database.write() as connection:
-                connection.execute(
-                    alias_moves.insert().values(**row, action=action, state=PENDING, at=func.now_micros())
-                )
-        except IntegrityError as error:
-            raise PromotionInProgress from error
+        self._moves.begin(generation, version, expected, action)
         return Move(alias, expected, action, found.tag)
 
     def finish_move(self, move: Move) -> pb.ChampionAlias:
@@ -196,32 +175,15 @@ class Alias:
 
     def pending(self) -> PendingMove | None:
         """Return the newest move that has begun and has not ended; None when there is none."""
-        query = select(alias_moves).where(self._of_model(), alias_moves.c.state == PENDING)
-        with self._database.read() as connection:
-            row = connection.execute(query.order_by(alias_moves.c.generation.desc()).limit(1)).one_or_none()
-        return None if row is None else PendingMove(row.version, row.generation)
+        return self._moves.pending()
 
     def take_back(self, until: int) -> None:
         """Note that the pending moves up to a generation will never be finished."""
-        with self._database.write() as connection:
-            self._take_back(connection, until)
+        self._moves.take_back(until)
 
     def skip_generations(self) -> None:
         """Begin a move far above every known generation. `Champion.recover` then confirms the champion above it."""
-        generation = self.next_generation() - 1 + SKIPPED_GENERATIONS
-        # Another trainer that does the same at this moment takes the same generation.
-        with contextlib.suppress(IntegrityError), self._database.write() as connection:
-            connection.execute(
-                alias_moves.insert().values(
-                    model=self._model,
-                    generation=generation,
-                    version=0,
-                    expected=0,
-                    action=pb.HISTORY_ACTION_REASSERTED,
-                    state=PENDING,
-                    at=func.now_micros(),
-                )
-            )
+        self._moves.skip_to(self.next_generation() - 1 + SKIPPED_GENERATIONS)
 
     def is_damaged(self) -> bool:
         """Say whether the file of the alias cannot be read."""
@@ -229,7 +191,7 @@ class Alias:
 
     def is_known(self, alias: pb.ChampionAlias) -> bool:
         """Say whether the database knows the move that led to an alias."""
-        return self._history.has_generation(alias.generation) or self._find_move(alias) is not None
+        return self._history.has_generation(alias.generation) or self._moves.find(alias) is not None
 
     def repair(self) -> None:
         """Rewrite a damaged alias, and complete a move whose end is missing in the database."""
@@ -266,7 +228,7 @@ class Alias:
         """
         if self._history.has_generation(alias.generation):
             return
-        move = self._find_move(alias)
+        move = self._moves.find(alias)
         if move is not None:
             entry = _entry(alias, move.action, move.expected)
         else:
@@ -277,31 +239,12 @@ class Alias:
         _log.warning("a move of the alias was missing in the history", version=alias.version)
         self._record(entry)
 
-    def _find_move(self, alias: pb.ChampionAlias) -> "Row[Any] | None":
-        query = select(alias_moves).where(
-            self._of_model(), alias_moves.c.generation == alias.generation, alias_moves.c.version == alias.version
-        )
-        with self._database.read() as connection:
-            return connection.execute(query).one_or_none()
-
     def _record(self, entry: pb.HistoryEntry) -> None:
-        """Write the end of a move: its row and the history. Older moves that did not end have been overtaken by it."""
+        """Write the end of a move: its row and the history."""
         self._history.add_rules(entry)
         with self._database.write() as connection:
             self._history.add_change(connection, entry)
-            connection.execute(
-                update(alias_moves)
-                .where(self._of_model(), alias_moves.c.generation == entry.generation)
-                .values(state=DONE)
-            )
-            self._take_back(connection, entry.generation)
-
-    def _take_back(self, connection: Connection, until: int) -> None:
-        connection.execute(
-            update(alias_moves)
-            .where(self._of_model(), alias_moves.c.state == PENDING, alias_moves.c.generation <= until)
-            .values(state=TAKEN_BACK)
-        )
+            self._moves.end(connection, entry.generation)
 
     def _previous(self, version: int, before: pb.ChampionAlias | None, action: "pb.HistoryAction.ValueType") -> int:
         if before is None:
@@ -322,9 +265,6 @@ class Alias:
             by=last.by,
             reason=last.reason,
         )
-
-    def _of_model(self) -> ColumnElement[bool]:
-        return alias_moves.c.model == self._model
 
 
 def _entry(alias: pb.ChampionAlias, action: "pb.HistoryAction.ValueType", from_version: int) -> pb.HistoryEntry:

@@ -17,7 +17,6 @@ more: a caller that goes away does not leave the replicas between two versions.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -32,8 +31,10 @@ from services.trainer.errors import (
     PromotionInProgress,
     StorageFailed,
 )
-from services.trainer.registry.alias import Move, PendingMove
+from services.trainer.registry.alias import Move
+from services.trainer.registry.moves import PendingMove
 from services.trainer.registry.registry import ModelRegistry
+from services.trainer.rollout.change import Change, ChangeResult
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 from services.trainer.rollout.replicas import (
     ReplicaResult,
@@ -51,41 +52,6 @@ WATCH_EVERY_SECONDS = 5.0
 T = TypeVar("T")
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of the champion.
-
-    Attributes:
-        version: the new champion.
-        expected: the champion that the change expects to replace; 0 for none.
-        by: who asks.
-        reason: why.
-        action: what the history records.
-        must_reach: whether the change fails when there is a champion and no replica can be reached.
-
-    """
-
-    version: int
-    expected: int
-    by: str
-    reason: str
-    action: "pb.HistoryAction.ValueType" = pb.HISTORY_ACTION_PROMOTED
-    must_reach: bool = False
-
-    @property
-    def is_rollback(self) -> bool:
-        """Whether this is a rollback. A rollback does not wait for replicas that start, and does not ask the gate."""
-        return self.action == pb.HISTORY_ACTION_ROLLED_BACK
-
-
-@dataclass(frozen=True)
-class ChangeResult:
-    """The alias after a change and what each replica did."""
-
-    alias: pb.ChampionAlias
-    replicas: tuple[ReplicaResult, ...]
 
 
 class Champion:

@@ -24,7 +24,8 @@ from services.trainer.evaluation.reports import promotion_decision
 from services.trainer.feedback.query_store import QueryStore
 from services.trainer.feedback.store import FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.rollout.experiment_verdict import Observed, observe, pairs_of, reason_to_stop, verdict
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 

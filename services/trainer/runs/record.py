@@ -14,6 +14,7 @@ from services.trainer.errors import (
     ModelVersionNotFound,
     NoReplicaReached,
     ReplicaRejected,
+    StorageFailed,
     TrainerError,
     VersionRefused,
 )
@@ -117,11 +118,14 @@ def read_results(version: int, registry: ModelRegistry) -> pb.TrainingRun:
 
 
 def serves(run: pb.TrainingRun, registry: ModelRegistry) -> bool:
-    """Say whether the version of a run is the champion. Then the run has succeeded, whatever came after the promotion.
+    """Say whether the version of a run is the champion, as far as that can be read now.
 
-    Raises StorageFailed when the repository cannot be read.
+    Then the run has succeeded, whatever came after the promotion.
     """
-    return run.version > 0 and run.version == registry.alias.version()
+    try:
+        return run.version > 0 and run.version == registry.alias.version()
+    except StorageFailed:
+        return False
 
 
 def end_run(run: pb.TrainingRun, cause: BaseException | None) -> None:

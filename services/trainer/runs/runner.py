@@ -265,7 +265,7 @@ class Runner:
 
     async def _end(self, own: _OwnRun) -> None:
         cause = own.work.exception() if not own.work.cancelled() else (own.stop_because or TrainerStopped)()
-        if cause is not None and await self._serves(own.run):
+        if cause is not None and await asyncio.to_thread(serves, own.run, self._registry):
             _log.warning("a run was interrupted when its version served already", run=own.run.run_id, exc_info=cause)
             cause = None
         if cause is not None and not isinstance(cause, _EXPECTED):
@@ -278,12 +278,6 @@ class Runner:
             _log.info(
                 "training run ended", run=ended.run_id, state=pb.RunState.Name(ended.state), version=ended.version
             )
-
-    async def _serves(self, run: pb.TrainingRun) -> bool:
-        try:
-            return await asyncio.to_thread(serves, run, self._registry)
-        except StorageFailed:
-            return False
 
     def _stop(self, own: _OwnRun, because: type[Exception]) -> bool:
         """End the work of a run. Returns False when it is too late, because replicas are swapping."""

@@ -8,7 +8,8 @@ from moodfood.trainer.v1 import trainer_pb2 as pb
 
 from services.trainer.errors import VersionRefused
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.runs.events import name_trigger
 from services.trainer.runs.plan import Plan
 from services.trainer.runs.process import Train

@@ -21,9 +21,9 @@ from services.trainer.dataset.words import describe_problem
 from services.trainer.feedback.review import Reason, ReviewItem
 from services.trainer.feedback.review_queue import queue_suspects
 from services.trainer.feedback.store import FROM_TRAINING, Feedback, find_earlier, insert_rows, make_row
-from services.trainer.registry.alias import PENDING
 from services.trainer.registry.experiment import insert_experiment
 from services.trainer.registry.history import insert_entry
+from services.trainer.registry.moves import PENDING
 from services.trainer.runs.store import insert_run
 from services.trainer.schedule.scheduler import NAME
 from services.trainer.storage import to_json

@@ -27,7 +27,8 @@ from services.trainer.database.database import Database, file_url
 from services.trainer.database.migrate import migrate
 from services.trainer.database.sqlite_file import PRIVATE, check_unused, replace_content, sqlite_errors
 from services.trainer.database.tables import COUNTERS, ERASURES, RUN_COUNTERS
-from services.trainer.registry.alias import PENDING, SKIPPED_GENERATIONS
+from services.trainer.registry.alias import SKIPPED_GENERATIONS
+from services.trainer.registry.moves import PENDING
 from services.trainer.upkeep.backup import Backup, check_backup, find_file
 
 _POSITIONS = tuple(name for name in COUNTERS if name not in RUN_COUNTERS)

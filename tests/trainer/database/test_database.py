@@ -1,7 +1,8 @@
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from services.trainer.database.database import Database, read_url
+from services.trainer.database.database import Database
+from services.trainer.database.engine import read_url
 from services.trainer.database.tables import review_items
 from services.trainer.errors import BrokenData
 from tests.query_records import keep, make_record

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from services.trainer.database import database as module
+from services.trainer.database import engine
 from services.trainer.database.database import Database
 from services.trainer.errors import StorageFailed
 from services.trainer.feedback.query_store import QueryStore
@@ -64,7 +64,7 @@ def test_two_trainers_add_at_once_and_one_is_killed_in_a_transaction(database: D
 @pytest.fixture
 def hasty(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A SQLite file whose writers give up soon."""
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "LOCK_SECONDS", 0.05)
     with closing(Database(sqlite_url)) as database:
         yield database
 

@@ -17,7 +17,8 @@ from services.trainer.errors import (
     PromotionInProgress,
     StorageFailed,
 )
-from services.trainer.registry.alias import SKIPPED_GENERATIONS, PendingMove
+from services.trainer.registry.alias import SKIPPED_GENERATIONS
+from services.trainer.registry.moves import PendingMove
 from services.trainer.registry.registry import ModelRegistry
 from tests.registries import history_of, promote
 

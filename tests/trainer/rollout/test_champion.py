@@ -19,7 +19,8 @@ from services.trainer.errors import (
 )
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import replicas as rollout
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.rollout.rehearsal import Rehearse, ensure_rehearsed
 from tests.fakes import FakeReplica, running
 from tests.registries import history_of, leases_of, promote

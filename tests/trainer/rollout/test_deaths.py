@@ -21,7 +21,8 @@ from services.trainer.errors import ChampionChanged, PromotionInProgress, Storag
 from services.trainer.registry.registry import ModelRegistry
 from services.trainer.rollout import champion as champion_module
 from services.trainer.rollout import replicas as rollout
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.rollout.rehearsal import ensure_rehearsed
 from tests.fakes import FakeReplica, running
 from tests.registries import database_beside, history_of, leases_of, open_registry

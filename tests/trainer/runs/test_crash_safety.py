@@ -18,7 +18,8 @@ from services.trainer.dataset.snapshot import FOLDER, read_snapshot
 from services.trainer.errors import StorageFailed
 from services.trainer.graphs.version import open_evaluation_model
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from tests.conftest import ROOT
 from tests.fakes import FakeReplica, running
 from tests.registries import MODEL, history_of, leases_of, open_registry

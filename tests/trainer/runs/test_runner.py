@@ -19,7 +19,8 @@ from services.trainer.errors import (
     VersionRefused,
 )
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.runs import recovery
 from services.trainer.runs.events import EventLog
 from services.trainer.runs.runner import Runner

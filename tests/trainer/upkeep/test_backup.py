@@ -25,7 +25,8 @@ from services.trainer.feedback.erasure import Erasure
 from services.trainer.feedback.erasures import Erasures
 from services.trainer.feedback.store import Feedback, FeedbackStore
 from services.trainer.registry.registry import ModelRegistry
-from services.trainer.rollout.champion import Champion, Change
+from services.trainer.rollout.champion import Champion
+from services.trainer.rollout.change import Change
 from services.trainer.upkeep.backup import back_up, check_backup
 from services.trainer.upkeep.restore import Restored, restore
 from tests.conftest import ROOT
