@@ -85,4 +85,4 @@ lock: $(VENV)/dev.stamp  ## pin the dependencies of requirements/*.in anew, with
 	@$(BIN)/python scripts/lock_requirements.py
 
 clean:  ## remove .venv and everything that running left in models/ and data/
-	@rm -rf $(VENV) models/mood_food models/encoder data/logs data/feedback data/review data/drift data/schedule.json data/.schedule.json.lock data/runs data/moodfood.db* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) models/mood_food models/encoder data/logs data/spool data/moved data/moodfood.db* .mypy_cache .ruff_cache .pytest_cache .hypothesis
