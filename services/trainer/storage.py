@@ -95,17 +95,6 @@ def _take_back(descriptor: int, written: int) -> None:
         os.ftruncate(descriptor, end - written)
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the non-empty lines of a file, without their ends; nothing if there is no file."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.strip():
-                    yield line.rstrip("\n")
-    except FileNotFoundError:
-        return
-
-
 def to_json(message: Message, indent: int | None = 2) -> str:
     """Return a message as JSON with the proto's field names, defaults written out."""
     return json_format.MessageToJson(

@@ -32,6 +32,9 @@ ROWS_AT_ONCE = 500
 # Far more rows fit into one value of JSON; this bounds its size.
 ROWS_OF_JSON = 5000
 
+DAMAGED = "the file of the database is damaged"
+# What an operator reads in the log. Callers can do nothing about it.
+_RESTORE = "stop the trainer, and restore a backup with `moodfood restore`"
 _KNOWN_PROBLEMS = {
     "is locked": "another process holds the database",
     "lock timeout": "another process holds the database",
@@ -39,8 +42,8 @@ _KNOWN_PROBLEMS = {
     "No space left": "the disk of the database is full",
     "readonly": "the database is read-only",
     "read-only": "the database is read-only",
-    "malformed": "the file of the database is damaged (restore a backup with `moodfood restore`)",
-    "not a database": "the file of the database is damaged (restore a backup with `moodfood restore`)",
+    "malformed": DAMAGED,
+    "not a database": DAMAGED,
 }
 _OTHER_PROBLEM = "the database cannot be reached or used"
 
@@ -208,8 +211,12 @@ def _storage_errors() -> Iterator[None]:
         raise
     except SQLAlchemyError as error:
         problem = _first_line(error)
+        explained = explain(problem)
+        if explained == DAMAGED:
+            _log.error("the database refused", problem=problem, do=_RESTORE)
+            raise StorageFailed(f"{explained}, so nothing was stored") from error
         _log.warning("the database refused", problem=problem)
-        raise StorageFailed(f"{explain(problem)}, so nothing was stored; try again in a few seconds") from error
+        raise StorageFailed(f"{explained}, so nothing was stored; try again in a few seconds") from error
 
 
 def explain(problem: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import structlog
 from moodfood.registry.v1 import manifest_pb2 as pb
 
 from services.repository.opening import open_repository
@@ -17,6 +18,8 @@ from services.trainer.storage import parse_message
 
 # A model has far fewer.
 MOST_VERSIONS = 10_000
+
+_log = structlog.get_logger()
 
 
 class ModelRegistry:
@@ -117,6 +120,12 @@ class ModelRegistry:
 
         Call it only while no run is in progress. Raises StorageFailed.
         """
+        if self.versions.numbers() and not self.records.list_there():
+            _log.error(
+                "the database is empty, although there are versions",
+                do="if people's words are missing: stop the trainer, see that MOODFOOD_DATA_DIR and "
+                "MOODFOOD_DATABASE_URL are right, or restore a backup",
+            )
         self.versions.repair()
         with self._database.write() as connection:
             raise_counters(connection, {FEEDBACK: self.learned_position()})

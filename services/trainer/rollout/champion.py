@@ -256,7 +256,7 @@ class Champion:
 
 def _explain(pending: PendingMove | None) -> str:
     if pending is not None and not pending.version:
-        return "the database was restored from a backup"
+        return "the database is older than the alias"
     what = f"version {pending.version}" if pending else "another version"
     return f"a promotion of {what} was not finished"
 

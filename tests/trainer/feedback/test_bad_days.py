@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.trainer.database import engine
 from services.trainer.database.database import Database
@@ -104,3 +105,15 @@ def test_full_database_refuses_words_and_stores_nothing_half(hasty: Database) ->
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
     store.add([Feedback("after", ("a",))])
     assert [(row.position, row.text) for row in read_feedback(hasty)] == [(1, "before"), (2, "after")]
+
+
+def test_damaged_database_is_told_to_callers_without_what_only_an_operator_can_do(hasty: Database) -> None:
+    store, file = FeedbackStore(hasty), hasty.file
+    assert file is not None
+    store.add([Feedback("before", ("a",))])
+    hasty.close()
+    file.write_bytes(file.read_bytes()[:4096] + b"\xff" * 200_000)
+    with capture_logs() as lines, pytest.raises(StorageFailed) as refusal:
+        store.add([Feedback("refused", ("a",))])
+    assert str(refusal.value) == "the file of the database is damaged, so nothing was stored"
+    assert "moodfood restore" in lines[-1]["do"]

@@ -1,10 +1,12 @@
 """Versions and the champion on the embedded database: what is visible, what is kept, what is mended."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from moodfood.registry.v1 import manifest_pb2 as pb
+from structlog.testing import capture_logs
 
 from services.repository.disk import UNFINISHED_PREFIX
 from services.trainer.errors import ChampionChanged, ModelVersionNotFound, StorageFailed, VersionRefused
@@ -161,6 +163,20 @@ def test_version_whose_row_is_missing_is_read_from_its_folder_and_adopted(tmp_pa
         assert [1] * mended == [record.version for record in restored.versions.list_newest(10)]
         restored.repair()
     assert restored.versions.register(contents) == 2
+
+
+def test_empty_database_beside_versions_is_told_when_they_are_adopted(tmp_path: Path, empty: ModelRegistry) -> None:
+    with capture_logs() as lines:
+        empty.repair()
+        empty.versions.register(contents)
+        empty.repair()
+    assert lines == []
+    shutil.copytree(empty.folder, tmp_path / "moved" / "m")
+    with capture_logs() as lines:
+        registry = open_registry(tmp_path / "moved", "m")
+        registry.repair()
+        registry.repair()
+    assert [line["event"] for line in lines] == ["the database is empty, although there are versions"]
 
 
 def test_version_whose_folder_is_gone_is_not_listed_after_repair_and_is_again_when_it_is_back(

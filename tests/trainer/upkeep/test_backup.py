@@ -448,7 +448,7 @@ async def test_trainer_with_an_older_database_adopts_what_the_models_know_and_re
         assert registry.alias.next_generation() == alias.generation + 1
         assert [record.version for record in registry.versions.list_newest(9)] == [4, 3, 1]
         last = history_of(registry)[-1]
-        assert (last.to_version, last.reason) == (3, "the database was restored from a backup")
+        assert (last.to_version, last.reason) == (3, "the database is older than the alias")
         # No number of a version is used again, and new feedback is new to the champion.
         assert register(registry, database) == 5
         say(database, "new")
