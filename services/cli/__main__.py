@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from services.cli import experiment, labels, migrate, offline, queries, runs, schedule, upkeep, versions
+from services.cli import experiment, labels, offline, queries, runs, schedule, upkeep, versions
 from services.cli.arguments import repeated
 from services.cli.output import FAILED, note
 from services.cli.up.start import up as start_together
@@ -35,7 +35,7 @@ app.command()(offline.evaluate)
 app.command()(upkeep.backup)
 app.command()(upkeep.restore)
 app.command()(upkeep.doctor)
-app.command()(migrate.migrate)
+app.command()(upkeep.migrate)
 
 app.add_typer(runs.app, name="runs")
 app.add_typer(versions.app, name="versions")

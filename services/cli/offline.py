@@ -3,15 +3,13 @@
 They import the training libraries when they run, because that takes seconds.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli.arguments import Json
-from services.cli.output import REFUSED, fail, print_facts, print_json, print_rules
+from services.cli.output import REFUSED, fail, one_line_errors, print_facts, print_json, print_rules
 from services.trainer.errors import TrainerError
 from services.trainer.settings import Settings
 from services.transport.logs import configure_logs
@@ -72,7 +70,7 @@ def train(
         encoder_dir="" if no_encoder else str(encoder or settings.encoder_path),
         snapshot_id=snapshot,
     )
-    with _one_line_errors():
+    with one_line_errors(TrainerError, OSError):
         summary = offline_work.train(plan, settings.rehearsal_memory_mib * MEBIBYTE)
     if as_json:
         print_json(summary)
@@ -112,7 +110,7 @@ def evaluate(
         database_url=_choose_database(settings, models_dir),
         encoder_dir="" if no_encoder else str(encoder or settings.encoder_path),
     )
-    with _one_line_errors():
+    with one_line_errors(TrainerError, OSError):
         summary = offline_work.evaluate_version(plan, version)
     print_json(summary) if as_json else print_facts(summary)
 
@@ -131,11 +129,3 @@ def _choose_database(settings: Settings, models_dir: Path) -> str:
 def _choose_url(settings: Settings, models_dir: Path) -> str:
     """Return the address of the models of which a folder has copies; empty for a folder that owns its models."""
     return settings.models_url if models_dir.resolve() == settings.models_dir.resolve() else ""
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (TrainerError, OSError) as error:
-        fail(str(error))

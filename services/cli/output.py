@@ -7,7 +7,8 @@ as escapes.
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -97,6 +98,15 @@ def fail(problem: str) -> NoReturn:
     """Print a problem in one line and end with status 1."""
     note(problem)
     raise typer.Exit(FAILED)
+
+
+@contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Print errors of these kinds in one line and end with status 1."""
+    try:
+        yield
+    except kinds as error:
+        fail(str(error))
 
 
 def _cell(value: object) -> Text:

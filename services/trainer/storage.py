@@ -59,8 +59,8 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
         StorageFailed: nothing was changed.
 
     """
-    with replacing(path) as file:
-        file.write(content)
+    with storage_errors(f"write {path.name}"):
+        disk.replace_file(path, content)
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:

@@ -1,17 +1,15 @@
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from services.inference.queries.query_log import QueryLog
 from tests.conftest import ROOT
+from tests.full_disk import disk_of
 from tests.queries import BIG
 
 EVENT = b'{"event": "retraining", "status": "started"}\n'
@@ -38,17 +36,6 @@ def is_even(text: bytes) -> bool:
 
 def nothing() -> None:
     """Stands for a writer that has nothing to write between two files."""
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a full disk: the last write that fits is short."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_second_process_on_a_folder_writes_a_file_of_its_own_until_the_first_is_killed(tmp_path: Path) -> None:

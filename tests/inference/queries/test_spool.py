@@ -9,7 +9,7 @@ from moodfood.events.v1.events_pb2 import QueryRecord
 from services.inference.queries.spool import RECORDS_FILE, Batch
 from services.inference.queries.spools import Spools
 from tests.conftest import ROOT
-from tests.inference.queries.test_query_log import disk_of
+from tests.full_disk import disk_of
 
 MAX_BYTES = 10**6
 

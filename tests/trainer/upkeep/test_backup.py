@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import resource
 import shutil
 import signal
 import sqlite3
@@ -31,6 +30,7 @@ from services.trainer.upkeep.backup import back_up, check_backup
 from services.trainer.upkeep.restore import Restored, restore
 from tests.conftest import ROOT
 from tests.fakes import FakeReplica, running
+from tests.full_disk import disk_of
 from tests.query_records import SPOOL, keep, make_record, read_feedback
 from tests.registries import history_of, promote, version_files
 from tests.trainer.runs.runners import passes
@@ -78,17 +78,6 @@ def spoil(path: Path, at: int = 4096 * 5, count: int = 4096) -> None:
         file.write(b"\xaa" * count)
 
 
-@contextlib.contextmanager
-def disk_with(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, like a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_backup_holds_what_was_stored_and_nothing_that_comes_later(database: Database, tmp_path: Path) -> None:
     say(database, "one", "two")
     keep(database, make_record("q1"))
@@ -119,7 +108,7 @@ def test_backup_replaces_a_file_only_when_asked(database: Database, tmp_path: Pa
     target.write_text("mine")
     with pytest.raises(BrokenData, match="already; name another one, or replace it with --force"):
         back_up(database, target)
-    with disk_with(50_000), pytest.raises(StorageFailed, match=r"cannot back up .* to "):
+    with disk_of(50_000), pytest.raises(StorageFailed, match=r"cannot back up .* to "):
         back_up(database, target, overwrite=True)
     assert (target.read_text(), list_names(tmp_path)) == ("mine", ["backup.db", "data"])
     back_up(database, target, overwrite=True)
